@@ -1,0 +1,177 @@
+// The engine: one model behind a queue. The only engine header that server/ sees.
+//
+// A request goes in as tokens and comes back as a stream of deltas. The engine never waits for a
+// client: a stream holds everything that its request may produce. One engine thread owns the
+// executor, the blocks and the sequences; every function here may be called from any thread unless it
+// says otherwise.
+#pragma once
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "base/hash.h"
+#include "base/str.h"
+#include "engine/limits.h"
+#include "engine/select/select.h"
+#include "engine/text/template.h"
+#include "engine/text/tokenizer.h"
+
+struct engine;
+
+struct engine_params {
+    const char *model_path;
+    const char *device;             // "auto", "cpu", "null"
+    uint32_t    threads;            // 0: all cores
+    bool        exact;              // exactly dequantised weights, float32 activations and KV
+    const char *kv_k, *kv_v;        // "f16", "q8_0" ("f32"); NULL: f16, or f32 when exact
+    uint32_t    ctx_tokens;         // of one sequence; 0: what the model was trained with
+    uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
+                                    // this machine's memory, at least one sequence
+    uint32_t    seqs_max;           // running at once; 0: 64
+    uint32_t    queue_max;          // waiting requests; 0: 256
+    uint32_t    max_step_ms;        // goal for one step, sizes prefill chunks; 0: 100
+    uint32_t    prefix_cache;       // 0: on, 1: off
+    struct attn_policy attn;        // default of requests
+    int       (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);    // of the load
+    void       *progress_ctx;
+};
+
+// Loads the model and starts the engine thread. Returns 0, or what model_open, the executor and
+// memory give, explained in err. On failure *ret is untouched.
+int  engine_open(struct engine **ret, const struct engine_params *p, struct err *err);
+// Cancels what runs, joins the thread. Streams must have been closed. NULL is fine.
+void engine_close(struct engine *e);
+// Admits nothing new (-ESHUTDOWN); what runs goes on.
+void engine_drain(struct engine *e);
+
+struct engine_info {                // constant for the engine's life; strings are the engine's
+    const char *arch, *name, *file, *device;
+    uint32_t    n_layers, n_vocab, ctx_tokens, ctx_train_tokens;
+    uint64_t    weight_bytes, n_params;
+    uint64_t    kv_block_bytes;
+    uint32_t    kv_blocks;
+    const char *kv_k, *kv_v;
+    bool        has_template;
+    struct hash fingerprint;
+};
+const struct engine_info *engine_info(const struct engine *e);
+const struct tokenizer   *engine_tokenizer(const struct engine *e);
+
+struct engine_stats {               // a consistent snapshot
+    uint32_t running, waiting, kv_blocks_used, kv_blocks_cached;
+    uint64_t requests_stop, requests_length, requests_cancelled, requests_error, requests_rejected;
+    uint64_t prompt_tokens, cached_tokens, generated_tokens;
+    uint64_t steps, step_rows, step_ns, preemptions;
+    uint64_t blocks_read, blocks_held;
+    uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
+    bool     failed;                // the executor is lost: nothing more will run
+};
+void engine_stats(struct engine *e, struct engine_stats *ret);
+
+// ---- prompts ----------------------------------------------------------------------------------
+
+// Renders and tokenises a chat. v's bos_token and eos_token may be NULL: the vocabulary's are used.
+// text, if not NULL, gets the rendered text too.
+// Returns 0, -ENOTSUP (the file has no template), errors of template_render.
+int engine_chat_prompt(const struct engine *e, const struct template_vars *v, struct tokens *out,
+                       struct rendered *text, struct err *err);
+
+// ---- generation ----------------------------------------------------------------------------------
+
+struct logit_bias { int32_t token; float bias; };
+struct stop_string { const char *p; size_t n; };
+
+struct gen_params {                 // ranges are the caller's to check; see gen_params_default
+    uint32_t max_tokens;            // UINT32_MAX: to the end of the context
+    float    temperature;           // 0: greedy
+    int32_t  top_k;                 // 0: off
+    float    top_p, min_p;          // 1, 0: off
+    float    presence_penalty, frequency_penalty, repeat_penalty;   // 0, 0, 1: off
+    uint64_t seed;
+    const struct logit_bias  *bias; uint32_t n_bias;
+    const struct stop_string *stop; uint32_t n_stop;
+    int      logprobs;              // -1: none; 0..LOGPROBS_MAX alternatives a token
+    bool     prompt_logprobs;       // also of the prompt's tokens (echo)
+    bool     ignore_end;            // go on after end-of-sequence tokens (benchmarks)
+};
+struct gen_params gen_params_default(void);     // temperature 1, nothing else on, seed random
+
+struct request {                    // everything is copied by engine_submit
+    const int32_t    *token; uint32_t n_tokens; // prompt, >= 1
+    struct gen_params gen;
+    struct attn_policy attn;
+    uint64_t          deadline_ns;  // clock_now_ns() at which it ends with FINISH_DEADLINE; 0: none
+    uint64_t          client;       // fairness is between these
+    struct hash       salt;         // prefixes are shared only between equal salts
+    // Called, on the engine thread, when a parked reader has something to read; must not block and
+    // must not call back into the engine. NULL: the reader uses stream_wait.
+    void            (*wake)(void *ctx);
+    void             *wake_ctx;
+};
+
+enum finish_reason {
+    FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_DEADLINE, FINISH_ERROR,
+};
+
+struct token_logprob {
+    int32_t token;
+    float   logprob;
+    uint32_t n_top;
+    struct { int32_t token; float logprob; } top[LOGPROBS_MAX];     // descending
+};
+
+struct usage {
+    uint32_t prompt_tokens, cached_tokens, generated_tokens;
+    uint64_t blocks_read, blocks_held;
+    uint64_t queued_ns, prefill_ns, decode_ns;  // waiting, until the first token, after it
+};
+
+enum delta_kind { DELTA_TEXT, DELTA_PROMPT, DELTA_DONE };
+
+// One piece of an answer. Text is whole UTF-8 characters, empty where a token only began one or where
+// text is held back for a stop string. Pointers are borrowed until the next stream_read or
+// stream_close of the stream.
+struct delta {
+    enum delta_kind kind;
+    const char     *text; size_t n_text;
+    const int32_t  *token; uint32_t n_tokens;       // TEXT, PROMPT: tokens this delta stands for
+    const struct token_logprob *logprob;            // (n_tokens), or NULL
+    uint64_t        time_ns;                        // when the engine made it
+    enum finish_reason reason;                      // DONE
+    struct usage       usage;                       // DONE
+    struct err         err;                         // DONE with FINISH_ERROR
+};
+
+struct stream;
+
+// Admits a request. Returns 0 and a stream that the caller closes, or
+//   -E2BIG      prompt longer than the context (err has both numbers)
+//   -ENOSPC     its blocks would never fit in the pool (err has the numbers)
+//   -EBUSY      the queue is full; try again later
+//   -ESHUTDOWN  draining;  -EIO  the executor is lost;  -ENOMEM
+int  engine_submit(struct engine *e, const struct request *r, struct stream **ret, struct err *err);
+
+// Takes the next delta. Returns true, or false: nothing yet (the reader is parked: wake() will be
+// called once when there is something) or everything was read. After DONE always false.
+bool stream_read(struct stream *s, struct delta *ret);
+// Blocks until stream_read would give something or timeout_ns passed. Returns false on timeout.
+bool stream_wait(struct stream *s, uint64_t timeout_ns);
+// Asks the engine to end the request soon (within one step); its stream still ends with DONE.
+void stream_cancel(struct stream *s);
+// Cancels if need be and frees the reader's side. wake() is not called after it returned.
+void stream_close(struct stream *s);
+
+// ---- evaluation, for tools ---------------------------------------------------------------------
+
+// Runs tokens as one fresh sequence and hands out each row's logits (n_vocab) in order; a non-zero
+// return of row() stops with that value. Refused (-EBUSY) while requests run.
+int engine_eval(struct engine *e, const int32_t *token, uint32_t n, const struct attn_policy *attn,
+                int (*row)(void *ctx, uint32_t i, const float *logits, uint32_t n_vocab), void *ctx,
+                struct err *err);
+
+// The memory and plan of a model file, for `inspect`, as one JSON object. Loads no weights.
+int engine_inspect(const char *model_path, uint32_t ctx_tokens, struct str *out, struct err *err);
+// Tokenizer or template of a file that need not hold tensors; closed by tokenizer_close and
+// template_close. *tok may be asked for alone (tmpl NULL).
+int engine_open_text(const char *model_path, struct tokenizer **tok, struct chat_template **tmpl,
+                     struct err *err);

@@ -1,0 +1,94 @@
+// An executor runs a plan over batches. One struct of functions; the engine never knows which.
+//
+// An executor gets the whole plan rather than one call per operation: the CPU then keeps its threads
+// inside one parallel region per step, and a GPU records a step once per shape. Weights are taken in
+// (repacked, uploaded) by load(); KV blocks live in the executor's memory and are named by number.
+//
+// Thread-safety: one thread (the engine's) owns an executor and its program.
+// Determinism: what a row computes depends only on its own sequence: not on the batch around it, not
+// on how its prompt was cut into chunks, not on the number of threads.
+#pragma once
+#include <stdbool.h>
+#include <stdint.h>
+#include "base/err.h"
+#include "engine/kv/layout.h"
+#include "engine/model/model.h"
+#include "engine/model/plan.h"
+#include "engine/select/select.h"
+
+struct executor;                        // each kind embeds this first
+struct program;                         // a model taken in by an executor
+
+struct executor_params {
+    uint32_t threads;                   // 0: one per core that this process may use
+    bool     exact;                     // exactly dequantised weights, float32 activations
+};
+
+struct load_params {
+    uint32_t      rows_max;             // rows of a batch
+    uint32_t      seqs_max;             // sequences of a batch
+    uint32_t      outputs_max;          // rows with logits of a batch
+    enum kv_type  k_type, v_type;
+    // Called now and then while weights are taken in; may be NULL. Non-zero stops the load with
+    // -ECANCELED.
+    int         (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
+    void         *progress_ctx;
+};
+
+struct batch_seq {                      // rows of one sequence, at consecutive positions
+    const uint32_t *block;              // (n_blocks) its block table; covers pos0 + n_rows tokens
+    uint32_t        n_blocks;
+    uint32_t        row0, n_rows;       // its rows in the batch
+    uint32_t        pos0;               // position of row0
+    struct attn_policy attn;
+    uint64_t        blocks_read, blocks_held;   // out: summed over its rows, layers and KV heads
+};
+
+struct batch {
+    uint32_t          n_rows, n_seqs, n_out;
+    const int32_t    *token;            // (n_rows)
+    struct batch_seq *seq;              // (n_seqs), rows ascending and without gaps
+    const uint32_t   *out_row;          // (n_out) rows that need logits, ascending
+    // Out, after wait(): (n_out, n_vocab), in host memory, the executor's until the next submit().
+    float            *logits;
+};
+
+struct executor_ops {
+    const char *name;                   // "cpu", "null"
+    int  (*open)(struct executor **ret, const struct executor_params *p, struct err *err);
+    void (*close)(struct executor *x);
+    // One line for people: "cpu: 2 threads, AVX2".
+    void (*describe)(const struct executor *x, char *buf, size_t size);
+
+    // Takes in a model. m stays the caller's and outlives the program. The tables of RoPE and the
+    // like come from m->cfg; the operations from `plan` (m->plan, or a test's own).
+    int  (*load)(struct executor *x, const struct model *m, const struct plan *plan,
+                 const struct load_params *p, struct program **ret, struct err *err);
+    void (*unload)(struct program *g);
+
+    // The block pool: allocates n_blocks blocks and fills in the layout. Once per program.
+    int  (*kv_alloc)(struct program *g, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
+    void (*kv_copy)(struct program *g, uint32_t dst_block, uint32_t src_block);
+    // A whole block to or from host memory (layout.block_bytes).
+    void (*kv_read)(struct program *g, uint32_t block, void *dst);
+    void (*kv_write)(struct program *g, uint32_t block, const void *src);
+
+    // Starts a step; b and what it points to stay valid and untouched until wait() returns.
+    int  (*submit)(struct program *g, struct batch *b, struct err *err);
+    // Returns 0, -ETIMEDOUT, -EIO (the device is lost: nothing more will work).
+    int  (*wait)(struct program *g, uint64_t timeout_ns, struct err *err);
+
+    // For tests: rows of an activation slot, float32 (n_rows, slot_width).
+    void (*slot_read)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows, float *dst);
+    void (*slot_write)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows,
+                       const float *src);
+};
+
+struct executor { const struct executor_ops *ops; };
+struct program  { struct executor *x; };
+
+extern const struct executor_ops executor_cpu;
+extern const struct executor_ops executor_null;
+
+// "cpu", "null" or "auto"; NULL: unknown.
+const struct executor_ops *executor_find(const char *name);
