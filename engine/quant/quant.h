@@ -11,7 +11,7 @@
 #define QUANT_GROUP_NONE 0
 struct quant_ints {
     uint32_t group;             // elements that share scale and min: 16 or 32; 0: a float format
-    int8_t   q_min, q_max;      // range of q (q4_*: 0..15, q5_0: 0..31, q6_k: 0..63, q8_0: -128..127)
+    int8_t   q_min, q_max;      // of q (q4_*: 0..15, q5_*: 0..31, q6_k: 0..63, q8_0: -128..127)
     // n elements, a multiple of the block: q (n), scale (n / group), min (n / group).
     // NULL in float formats.
     void   (*decode)(const void *src, size_t n, int8_t *q, float *scale, float *min);
