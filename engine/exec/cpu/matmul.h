@@ -18,13 +18,16 @@ struct cpu_mat {
     const struct tensor *t;             // borrowed: dim[0] = n_in, dim[1] = n_out
     uint32_t n_out, n_in;
     uint32_t panel_rows, n_panels;      // outputs of a panel; DIV_UP(n_out, panel_rows)
-    bool     exact;
+    bool     exact;                     // of its activations: float32. True when asked for and for
+                                        // float formats
+    uint8_t  layout;                    // private to matmul*.c
     size_t   panel_bytes;
     void    *panel;                     // (n_panels, panel_bytes), owned, 64-byte aligned
     const struct cpu_mat_kernel *kernel;    // private to matmul*.c
 };
 
-// Allocates the panels of a matrix; they are empty until packed.
+// Allocates the panels of a matrix; they are empty until packed. m->exact says which activations
+// the matrix multiplies: prepare them with that, not with `exact`.
 // Returns 0, -ENOMEM, -EINVAL (n_in no multiple of the format's block).
 int  cpu_mat_init(struct cpu_mat *m, const struct tensor *t, bool exact, struct err *err);
 // Fills panels [panel0, panel1) from the tensor; disjoint ranges may be filled by several threads.

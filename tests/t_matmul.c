@@ -1,0 +1,369 @@
+// Matrix kernels of the CPU: every weight format, against double precision, with every set of kernels
+// that this processor has; and bit by bit the same result however rows and panels are divided.
+#include "tests/test.h"
+#include <errno.h>
+#include <math.h>
+#include "base/base.h"
+#include "engine/exec/cpu/matmul.h"
+
+TEST_MAIN
+
+static const char *const kernel_names[] = { "portable", "AVX2", "AVX-512 VNNI" };
+
+static uint64_t seed = 1;
+
+static uint32_t rnd(void)
+{
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(seed >> 32);
+}
+
+// Roughly normal.
+static float rnd_float(void)
+{
+    float s = 0;
+    for (int i = 0; i < 4; i++)
+        s += (float)(rnd() & 0xffff) / 65536 - 0.5f;
+    return s * 1.7f;
+}
+
+static void put_f16(uint8_t *p, float x)
+{
+    uint16_t h = f32_to_f16(x);
+    memcpy(p, &h, sizeof(h));
+}
+
+// Byte offsets of the f16 scales in a block, and their size; the rest may be any bits.
+struct scales { enum quant_id id; uint32_t n, at[2]; float d[2]; };
+static const struct scales scales[] = {
+    { QUANT_q4_0, 1, { 0 }, { 0.1f } },         { QUANT_q4_1, 2, { 0, 2 }, { 0.1f, -0.8f } },
+    { QUANT_q5_0, 1, { 0 }, { 0.1f } },         { QUANT_q5_1, 2, { 0, 2 }, { 0.1f, -1.5f } },
+    { QUANT_q8_0, 1, { 0 }, { 0.01f } },        { QUANT_q4_k, 2, { 0, 2 }, { 0.01f, 0.08f } },
+    { QUANT_q5_k, 2, { 0, 2 }, { 0.01f, 0.15f } },  { QUANT_q6_k, 1, { 208 }, { 0.001f } },
+};
+
+static void random_block(const struct quant *q, uint8_t *p)
+{
+    if (q == &quants[QUANT_f32]) {
+        float x = rnd_float();
+        memcpy(p, &x, sizeof(x));
+        return;
+    }
+    if (q == &quants[QUANT_f16] || q == &quants[QUANT_bf16]) {
+        float x = rnd_float();
+        put_f16(p, x);
+        if (q == &quants[QUANT_bf16])
+            memcpy(p, (uint8_t *)&x + 2, 2);
+        return;
+    }
+    for (uint32_t i = 0; i < q->block_bytes; i++)
+        p[i] = (uint8_t)rnd();
+    for (size_t i = 0; i < ARRAY_LEN(scales); i++)
+        for (uint32_t j = 0; q == &quants[scales[i].id] && j < scales[i].n; j++)
+            put_f16(p + scales[i].at[j], scales[i].d[j] * (0.5f + (float)(rnd() & 255) / 255));
+}
+
+// A random matrix, packed; everything freed by matrix_free.
+struct matrix {
+    struct tensor  t;
+    struct cpu_mat m;
+    uint8_t       *data;
+    float         *w;               // (n_out, n_in) decoded
+    uint32_t       n_in, n_out;
+};
+
+static void matrix_make(struct matrix *a, const struct quant *q, uint32_t n_out, uint32_t n_in,
+                        bool exact)
+{
+    struct err err;
+    size_t n = (size_t)n_in * n_out, n_blocks = n / q->block_elems;
+    *a = (struct matrix){ .n_in = n_in, .n_out = n_out };
+    a->data = malloc(n_blocks * q->block_bytes);
+    a->w = malloc(n * sizeof(float));
+    REQUIRE(a->data && a->w);
+    for (size_t i = 0; i < n_blocks; i++)
+        random_block(q, a->data + i * q->block_bytes);
+    q->decode(a->data, n, a->w);
+    a->t = (struct tensor){ .name = "test", .quant = q, .dim = { n_in, n_out, 1, 1 }, .n_dims = 2,
+                            .data = a->data, .bytes = n_blocks * q->block_bytes };
+    REQUIRE_OK(cpu_mat_init(&a->m, &a->t, exact, &err), err);
+    // In pieces, as threads do.
+    uint32_t half = a->m.n_panels / 2;
+    cpu_mat_pack(&a->m, half, a->m.n_panels);
+    cpu_mat_pack(&a->m, 0, half);
+}
+
+static void matrix_free(struct matrix *a)
+{
+    cpu_mat_finish(&a->m);
+    free(a->data);
+    free(a->w);
+}
+
+static float *random_rows(uint32_t n_rows, uint32_t n_in)
+{
+    float *x = malloc((size_t)n_rows * n_in * sizeof(float));
+    REQUIRE(x);
+    for (size_t i = 0; i < (size_t)n_rows * n_in; i++)
+        x[i] = rnd_float();
+    return x;
+}
+
+static uint8_t *prepare(const float *x, uint32_t n_rows, uint32_t n_in, bool exact)
+{
+    size_t bytes = cpu_act_bytes(n_in, exact);
+    REQUIRE(bytes % 64 == 0);
+    uint8_t *act = aligned_alloc(64, n_rows * bytes);
+    REQUIRE(act);
+    for (uint32_t r = 0; r < n_rows; r++)
+        cpu_act_prepare(x + (size_t)r * n_in, n_in, exact, act + r * bytes);
+    return act;
+}
+
+// What 8-bit groups make of x, by the definition: nearest even of x * (127 / amax), times amax / 127.
+static void quantise(float *x, size_t n)
+{
+    for (size_t g = 0; g < n; g += 32) {
+        float amax = 0;
+        for (size_t i = 0; i < 32; i++)
+            amax = fmaxf(amax, fabsf(x[g + i]));
+        float inverse = amax > 0 ? 127 / amax : 0, scale = amax / 127;
+        for (size_t i = 0; i < 32; i++)
+            x[g + i] = rintf(x[g + i] * inverse) * scale;
+    }
+}
+
+// Sum of squared errors of y (n_rows, n_out) over the sum of squares of w x, computed in double.
+static double nmse(const struct matrix *a, const float *x, const float *y, uint32_t n_rows)
+{
+    double err = 0, all = 0;
+    for (uint32_t r = 0; r < n_rows; r++) {
+        for (uint32_t o = 0; o < a->n_out; o++) {
+            double s = 0;
+            for (uint32_t k = 0; k < a->n_in; k++)
+                s += (double)a->w[(size_t)o * a->n_in + k] * x[(size_t)r * a->n_in + k];
+            double d = s - y[(size_t)r * a->n_out + o];
+            err += d * d;
+            all += s * s;
+        }
+    }
+    return err / all;
+}
+
+static void multiply(const struct matrix *a, const uint8_t *act, uint32_t n_rows, float *y)
+{
+    struct cpu_mul p = { .act = act, .n_rows = n_rows, .dst = y, .dst_stride = a->n_out, .scale = 1 };
+    cpu_mat_mul(&a->m, 0, a->m.n_panels, &p);
+}
+
+// Inputs of a shape for a format: as many blocks, or for formats without blocks an odd number.
+static uint32_t inputs(const struct quant *q, uint32_t n)
+{
+    return q->block_elems == 1 ? n + 5 : ALIGN_UP(n, q->block_elems);
+}
+
+static const struct { uint32_t n_out, n_in, n_rows; } shapes[] = {
+    { 8, 32, 1 }, { 1, 64, 3 }, { 35, 96, 5 }, { 16, 256, 4 }, { 41, 800, 13 }, { 24, 2048, 7 },
+    { 7, 4864, 2 }, { 19, 1536, 40 },
+};
+
+static void check_errors(const struct quant *q, bool exact)
+{
+    for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
+        struct matrix a;
+        uint32_t n_rows = shapes[i].n_rows, n_in = inputs(q, shapes[i].n_in);
+        matrix_make(&a, q, shapes[i].n_out, n_in, exact);
+        float *x = random_rows(n_rows, n_in);
+        float *y = malloc((size_t)n_rows * a.n_out * sizeof(float));
+        uint8_t *act = prepare(x, n_rows, n_in, a.m.exact);
+        multiply(&a, act, n_rows, y);
+        double e = nmse(&a, x, y, n_rows), bound = a.m.exact ? 1e-12 : 3e-4;
+        if (!(e < bound))
+            TEST_FAIL("%s %s %u x %u, %u rows: NMSE %g", cpu_kernels_name(), q->name, a.n_out, n_in,
+                      n_rows, e);
+        if (!a.m.exact) {
+            quantise(x, (size_t)n_rows * n_in);
+            e = nmse(&a, x, y, n_rows);
+            if (!(e < 1e-12))
+                TEST_FAIL("%s %s %u x %u, %u rows: NMSE %g of quantised operands",
+                          cpu_kernels_name(), q->name, a.n_out, n_in, n_rows, e);
+        }
+        free(x);
+        free(y);
+        free(act);
+        matrix_free(&a);
+    }
+}
+
+// Runs f with every set of kernels and format.
+static void with_all(void (*f)(const struct quant *q, bool exact), bool exact)
+{
+    const char *best = cpu_kernels_name();
+    for (size_t i = 0; i < ARRAY_LEN(kernel_names); i++) {
+        if (cpu_kernels_force(kernel_names[i]) != 0)
+            continue;
+        for (size_t q = 0; q < QUANT_COUNT; q++)
+            f(&quants[q], exact);
+    }
+    REQUIRE_INT(cpu_kernels_force(best), 0);
+}
+
+TEST(product) { with_all(check_errors, false); }
+TEST(product_exact) { with_all(check_errors, true); }
+
+// Every row alone gives what it gives among others, and panels may be done in any order and number.
+static void check_bits(const struct quant *q, bool exact)
+{
+    enum { ROWS = 40 };
+    static const uint32_t counts[] = { 1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 25, 39 };
+    struct matrix a;
+    uint32_t n_in = inputs(q, 1280);
+    matrix_make(&a, q, 53, n_in, exact);
+    float *x = random_rows(ROWS, n_in);
+    uint8_t *act = prepare(x, ROWS, n_in, a.m.exact);
+    size_t bytes = cpu_act_bytes(n_in, a.m.exact), n = ROWS * (size_t)a.n_out * sizeof(float);
+    float *all = malloc(n), *y = malloc(n);
+    multiply(&a, act, ROWS, all);
+    for (size_t i = 0; i < ARRAY_LEN(counts); i++) {
+        memset(y, 0xff, n);
+        for (uint32_t r = 0; r < ROWS; r += counts[i])
+            multiply(&a, act + r * bytes, MIN(counts[i], ROWS - r), y + r * a.n_out);
+        if (memcmp(all, y, n) != 0)
+            TEST_FAIL("%s %s: rows by %u differ", cpu_kernels_name(), q->name, counts[i]);
+    }
+    struct cpu_mul p = { .act = act, .n_rows = ROWS, .dst = y, .dst_stride = a.n_out, .scale = 1 };
+    for (uint32_t step = 1; step < a.m.n_panels; step++) {
+        memset(y, 0xff, n);
+        for (uint32_t end = a.m.n_panels; end > 0; end -= MIN(step, end))
+            cpu_mat_mul(&a.m, end - MIN(step, end), end, &p);
+        if (memcmp(all, y, n) != 0)
+            TEST_FAIL("%s %s: panels by %u differ", cpu_kernels_name(), q->name, step);
+    }
+    free(x);
+    free(act);
+    free(all);
+    free(y);
+    matrix_free(&a);
+}
+
+TEST(same_bits) { with_all(check_bits, false); }
+TEST(same_bits_exact) { with_all(check_bits, true); }
+
+// More rows than one block of the loops.
+TEST(many_rows)
+{
+    enum { ROWS = 300, N_IN = 64, N_OUT = 24 };
+    struct matrix a;
+    matrix_make(&a, &quants[QUANT_q4_1], N_OUT, N_IN, false);
+    float *x = random_rows(ROWS, N_IN), y[ROWS * N_OUT], one[N_OUT];
+    uint8_t *act = prepare(x, ROWS, N_IN, false);
+    multiply(&a, act, ROWS, y);
+    for (uint32_t r = 0; r < ROWS; r++) {
+        multiply(&a, act + r * cpu_act_bytes(N_IN, false), 1, one);
+        REQUIRE(memcmp(one, y + r * N_OUT, sizeof(one)) == 0);
+    }
+    free(x);
+    free(act);
+    matrix_free(&a);
+}
+
+// dst = or += (product + bias) * scale, in rows wider than the matrix.
+static void check_epilogue(const struct quant *q, bool exact)
+{
+    enum { ROWS = 9, N_OUT = 21, STRIDE = 30 };
+    struct matrix a;
+    uint32_t n_in = inputs(q, 256);
+    matrix_make(&a, q, N_OUT, n_in, exact);
+    float *x = random_rows(ROWS, n_in), y[ROWS * N_OUT], z[ROWS * STRIDE], bias[N_OUT];
+    uint8_t *act = prepare(x, ROWS, n_in, a.m.exact);
+    multiply(&a, act, ROWS, y);
+    for (int i = 0; i < N_OUT; i++)
+        bias[i] = rnd_float();
+    for (int add = 0; add < 2; add++) {
+        for (int i = 0; i < ROWS * STRIDE; i++)
+            z[i] = (float)i;
+        struct cpu_mul p = { .act = act, .n_rows = ROWS, .dst = z, .dst_stride = STRIDE,
+                             .bias = bias, .scale = 0.75f, .add = add };
+        cpu_mat_mul(&a.m, 0, a.m.n_panels, &p);
+        for (int i = 0; i < ROWS * STRIDE; i++) {
+            int o = i % STRIDE;
+            float was = (float)i, want = was;
+            if (o < N_OUT)
+                want = (y[i / STRIDE * N_OUT + o] + bias[o]) * 0.75f + (add ? was : 0);
+            REQUIRE(fabsf(z[i] - want) <= 1e-5f * fmaxf(1, fabsf(want)));
+        }
+    }
+    free(x);
+    free(act);
+    matrix_free(&a);
+}
+
+TEST(epilogue) { with_all(check_epilogue, false); }
+
+// The same activations from all kernels, also for zero, tiny and non-finite groups.
+TEST(activations)
+{
+    enum { N = 32 * 64 };
+    static float x[N];
+    static const float special[] = { 0, 1e-38f, 1e-30f, INFINITY, NAN, -INFINITY, 3e38f, 0.5f };
+    const char *best = cpu_kernels_name();
+    for (int i = 0; i < N; i++)
+        x[i] = rnd_float() * (float)(i / 32 + 1);
+    for (size_t i = 0; i < ARRAY_LEN(special); i++) {
+        for (int k = 0; k < 32 && special[i] < 1e-20f; k++)
+            x[i * 32 + k] = 0;
+        x[i * 32 + i] = special[i];
+    }
+    size_t bytes = cpu_act_bytes(N, false);
+    uint8_t *first = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(kernel_names); i++) {
+        if (cpu_kernels_force(kernel_names[i]) != 0)
+            continue;
+        uint8_t *act = aligned_alloc(64, bytes);
+        memset(act, 0, bytes);
+        cpu_act_prepare(x, N, false, act);
+        if (first && memcmp(first, act, bytes) != 0)
+            TEST_FAIL("%s prepares other activations", kernel_names[i]);
+        if (!first)
+            first = act;
+        else
+            free(act);
+    }
+    free(first);
+    REQUIRE_INT(cpu_kernels_force(best), 0);
+}
+
+// A NaN or an infinity in a row must reach its outputs.
+TEST(poison)
+{
+    struct matrix a;
+    matrix_make(&a, &quants[QUANT_q4_1], 8, 64, false);
+    float *x = random_rows(1, 64), y[8];
+    static const float bad[] = { NAN, INFINITY, -INFINITY };
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        x[40] = bad[i];
+        uint8_t *act = prepare(x, 1, 64, false);
+        multiply(&a, act, 1, y);
+        for (int o = 0; o < 8; o++)
+            REQUIRE(!isfinite(y[o]));
+        free(act);
+    }
+    free(x);
+    matrix_free(&a);
+}
+
+TEST(refusals)
+{
+    struct err err;
+    struct cpu_mat m;
+    uint8_t data[144];
+    struct tensor t = { .name = "odd", .quant = &quants[QUANT_q4_k], .dim = { 288, 1, 1, 1 },
+                        .n_dims = 2, .data = data };
+    REQUIRE_INT(cpu_mat_init(&m, &t, false, &err), -EINVAL);
+    REQUIRE(strstr(err.msg, "odd"));
+    t.dim[0] = 256;
+    t.dim[1] = 0;
+    REQUIRE_INT(cpu_mat_init(&m, &t, false, &err), -EINVAL);
+    REQUIRE_INT(cpu_kernels_force("abacus"), -ENOTSUP);
+    cpu_mat_finish(NULL);
+}
