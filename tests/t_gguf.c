@@ -466,7 +466,7 @@ static void write_file(const char *name, const char *program)
     struct str s = {0};
     put(&s, program);
     FILE *f = fopen(path_of(name), "wb");
-    REQUIRE(f && fwrite(s.p, 1, s.n, f) == s.n && fclose(f) == 0);
+    REQUIRE(f && (s.n == 0 || fwrite(s.p, 1, s.n, f) == s.n) && fclose(f) == 0);
     str_free(&s);
 }
 
