@@ -33,7 +33,8 @@ static inline void walk_key(const struct gguf *g, const char *name, enum gguf_ty
         else
             sum += (uint64_t)gguf_array_int(&a, i);
     }
-    assert(sum != UINT64_MAX);
+    volatile uint64_t sink = sum;       // so that the reads are not optimised away
+    (void)sink;
 }
 
 // The first and the last block of a tensor.
