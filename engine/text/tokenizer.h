@@ -37,8 +37,9 @@ void tokenizer_close(struct tokenizer *t);              // NULL is fine
 // Appends the tokens of text[0..n) to out. With `plain` (n bytes), no control token is read where a
 // byte of its text is marked non-zero: that is how a chat prompt keeps what users typed plain text
 // while the text around it is still tokenised as one run. Invalid UTF-8 is allowed; the time is
-// linear or n log n. On failure out is as before.
-// Returns 0 or -ENOMEM.
+// linear or n log n. Where the vocabulary lacks tokens for some bytes (SmolLM2's does), what is no
+// UTF-8 becomes U+FFFD, and characters written with such bytes lose those bytes.
+// On failure out is as before. Returns 0 or -ENOMEM.
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, const uint8_t *plain,
                      unsigned flags, struct tokens *out, struct err *err);
 
@@ -51,6 +52,8 @@ enum token_type tokenizer_type(const struct tokenizer *t, int32_t id);
 int32_t         tokenizer_bos(const struct tokenizer *t);       // -1: none
 int32_t         tokenizer_eos(const struct tokenizer *t);       // -1: none
 bool            tokenizer_adds_bos(const struct tokenizer *t);
+// Encoding puts a space before the text; whoever turns tokens back into a whole text drops it.
+bool            tokenizer_adds_space(const struct tokenizer *t);
 // Ends a generation: EOS, EOT/EOM keys, and the usual end-of-turn control tokens by text.
 bool            tokenizer_is_end(const struct tokenizer *t, int32_t id);
 // The id whose text is exactly this, or -1.
