@@ -1,0 +1,44 @@
+# What ./up and ./check have in common: Debian packages, and telling the steps apart. To be sourced.
+
+say() { printf '\n== %s\n' "$*"; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+build_packages=(gcc libc6-dev meson ninja-build pkgconf python3 python3-venv ca-certificates curl
+                libcjson-dev libmicrohttpd-dev libpcre2-dev libsodium-dev libutf8proc-dev)
+
+is_installed() { dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | grep -qx installed; }
+
+as_root() {
+    if (( EUID == 0 )); then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        die "needs root or sudo for: $*"
+    fi
+}
+
+# install_packages NAME...: installs those that are missing; asks nobody anything.
+install_packages() {
+    local name missing=()
+    for name in "$@"; do
+        is_installed "$name" || missing+=("$name")
+    done
+    (( ${#missing[@]} )) || return 0
+    command -v apt-get >/dev/null || die "no apt-get here; please install: ${missing[*]}"
+    say "installing ${missing[*]}"
+    as_root apt-get update -q </dev/null >/dev/null || die "apt-get update failed"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        "${missing[@]}" </dev/null >/dev/null || die "apt-get could not install: ${missing[*]}"
+}
+
+# setup_build FOLDER OPTION...: makes a build folder, or gives an old one these options.
+setup_build() {
+    local folder=$1
+    shift
+    if [[ -f $folder/build.ninja ]]; then
+        meson configure "$folder" "$@"
+    else
+        meson setup "$folder" "$@" >/dev/null || die "meson setup failed: see $folder/meson-logs"
+    fi
+}
