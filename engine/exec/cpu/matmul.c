@@ -11,8 +11,9 @@
 
 enum {
     HUGE_PAGE    = 2 << 20,
+    FEW_ROWS     = 4,
     ROWS_BLOCK   = 128,         // rows whose activations stay in the second-level cache
-    SCRATCH_BYTES = 24 << 10,   // expanded weights that stay in the first-level cache
+    SCRATCH_BYTES = 32 << 10,   // expanded weights, most of which stay in the first-level cache
 };
 
 static const struct cpu_kernels *const all_kernels[] = {     // best first
@@ -133,15 +134,32 @@ void cpu_act_prepare(const float *src, uint32_t n_in, bool exact, void *dst)
     }
 }
 
-// acc (panel_rows) of panel `panel` and row `row` -> dst.
-static void store(const struct cpu_mat *m, const struct cpu_mul *p, uint32_t panel, uint32_t row,
-                  const float *acc)
+typedef float vec4 __attribute__((vector_size(16), aligned(4), may_alias));
+
+// N sums -> outputs o.. of row `row`.
+#define STORE(N, T) \
+    for (uint32_t i = 0; i < (N); i += sizeof(T) / sizeof(float)) { \
+        T v = *(const T *)(acc + i); \
+        if (p.bias) \
+            v += *(const T *)(p.bias + o + i); \
+        v *= p.scale; \
+        if (p.add) \
+            v += *(const T *)(dst + i); \
+        *(T *)(dst + i) = v; \
+    }
+
+// acc (row1 - row0, n_panels * panel_rows) of panels from `panel` on -> rows [row0, row1).
+static void store_rows(const struct cpu_mat *m, struct cpu_mul p, uint32_t panel, uint32_t n_panels,
+                       uint32_t row0, uint32_t row1, const float *acc)
 {
-    uint32_t o = panel * m->panel_rows, n = MIN(m->panel_rows, m->n_out - o);
-    float *dst = p->dst + row * p->dst_stride + o;
-    for (uint32_t i = 0; i < n; i++) {
-        float v = (p->bias ? acc[i] + p->bias[o + i] : acc[i]) * p->scale;
-        dst[i] = p->add ? dst[i] + v : v;
+    uint32_t width = n_panels * m->panel_rows, o = panel * m->panel_rows;
+    uint32_t n = MIN(width, m->n_out - o);
+    for (uint32_t row = row0; row < row1; row++, acc += width) {
+        float *dst = p.dst + row * p.dst_stride + o;
+        if (n == width)
+            STORE(width, vec4)
+        else
+            STORE(n, float)
     }
 }
 
@@ -164,14 +182,13 @@ static const void *panel_at(const struct cpu_mat *m, uint32_t panel)
 static void mul_few(const struct cpu_mat *m, uint32_t panel0, uint32_t panel1,
                     const struct cpu_mul *p)
 {
-    uint32_t pr = m->panel_rows, n_groups = DIV_UP(m->n_in, GROUP);
+    uint32_t n_groups = DIV_UP(m->n_in, GROUP);
     for (uint32_t panel = panel0; panel < panel1; panel++) {
         for (uint32_t row = 0; row < p->n_rows; row += TILE_ROWS) {
             uint32_t n = MIN(TILE_ROWS, p->n_rows - row);
             float acc[TILE_ROWS * PANEL_ROWS_MAX] __attribute__((aligned(64))) = { 0 };
             m->kernel->direct(panel_at(m, panel), n_groups, rows_at(m, p, row, 0), n, acc);
-            for (uint32_t r = 0; r < n; r++)
-                store(m, p, panel, row + r, acc + r * pr);
+            store_rows(m, *p, panel, 1, row, row + n, acc);
         }
     }
 }
@@ -206,9 +223,7 @@ static void mul_many(const struct cpu_mat *m, uint32_t panel0, uint32_t panel1,
             uint32_t n_panels = MIN(TILE_PANELS, panel1 - panel), pr = m->panel_rows;
             memset(acc, 0, (row1 - row0) * n_panels * pr * sizeof(*acc));
             mul_block(m, panel, n_panels, p, row0, row1, acc);
-            for (uint32_t r = row0; r < row1; r++)
-                for (uint32_t i = 0; i < n_panels; i++)
-                    store(m, p, panel + i, r, acc + ((r - row0) * n_panels + i) * pr);
+            store_rows(m, *p, panel, n_panels, row0, row1, acc);
         }
     }
 }
@@ -216,7 +231,7 @@ static void mul_many(const struct cpu_mat *m, uint32_t panel0, uint32_t panel1,
 void cpu_mat_mul(const struct cpu_mat *m, uint32_t panel0, uint32_t panel1, const struct cpu_mul *p)
 {
     assert(panel0 <= panel1 && panel1 <= m->n_panels);
-    if (p->n_rows <= TILE_ROWS || !m->kernel->expand)
+    if (p->n_rows <= FEW_ROWS || !m->kernel->expand)
         mul_few(m, panel0, panel1, p);
     else
         mul_many(m, panel0, panel1, p);

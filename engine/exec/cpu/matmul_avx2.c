@@ -4,6 +4,7 @@
 // are collected as long as they cannot overflow, and only then widened to 32 bits, made float and
 // scaled. Formats without a min start these sums at -offset * sum(activations), so that 16 bits hold
 // a whole group although single products are not centred (wrap-around on the way does no harm).
+// 8-bit weights are two 4-bit ones: two products of 8 bits would already fill 16.
 #include "engine/exec/cpu/matmul_impl.h"
 #include <cpuid.h>
 #include <immintrin.h>
@@ -20,6 +21,7 @@ struct ints {
     union {
         __m256  min;
         __m256i sub[2];         // LAYOUT_6_SUPER: int16 pairs, factors of both halves
+        __m256i high[N_V];      // LAYOUT_8: weight = 16 * (high - 8) + v
     };
 };
 
@@ -57,11 +59,6 @@ INLINE void unpack_v(enum cpu_layout l, const uint8_t *p, __m256i v[N_V])
 {
     int bits = cpu_shapes[l].bits;
     __m256i low = _mm256_set1_epi8(15), h0 = low, h1 = low;
-    if (bits == 8) {
-        for (int j = 0; j < N_V; j++)
-            v[j] = load(p + j * V);
-        return;
-    }
     if (bits > 4)
         h0 = load(p + 4 * V);
     if (bits > 5)
@@ -80,12 +77,25 @@ INLINE void unpack_v(enum cpu_layout l, const uint8_t *p, __m256i v[N_V])
     }
 }
 
+INLINE void unpack_bytes(const uint8_t *p, struct ints *e)
+{
+    __m256i low = _mm256_set1_epi8(15);
+    for (int j = 0; j < N_V; j++) {
+        __m256i x = load(p + j * V);
+        e->v[j] = _mm256_and_si256(x, low);
+        e->high[j] = _mm256_and_si256(_mm256_srli_epi16(x, 4), low);
+    }
+}
+
 INLINE void unpack(enum cpu_layout l, const uint8_t *panel, uint32_t g, struct ints *e)
 {
     uint32_t groups = cpu_shapes[l].groups, header = cpu_shapes[l].header * PR;
     uint32_t i = g % groups;
     const uint8_t *b = panel + g / groups * cpu_block_bytes(l, PR);
-    unpack_v(l, b + header + i * cpu_group_bytes(l, PR), e->v);
+    if (l == LAYOUT_8)
+        unpack_bytes(b + header, e);
+    else
+        unpack_v(l, b + header + i * cpu_group_bytes(l, PR), e->v);
     switch (l) {
     case LAYOUT_4_MIN: case LAYOUT_5_MIN:
         e->scale = load_f16(b);
@@ -116,16 +126,29 @@ INLINE __m256i pairs_to_32(__m256i x)
     return _mm256_madd_epi16(x, _mm256_set1_epi16(1));
 }
 
-// 16-bit sums of v[j0 .. j0 + n) for n_p panels and n_r rows; they begin at s, or at zero with !add.
-INLINE void sums16(const struct ints *e, const struct act_group *const *a, int n_p, int n_r, int j0,
+// s += d. In assembly because compilers, when they see all additions of a tile, put most of them off and
+// spill the products until then.
+INLINE void add16(__m256i *s, __m256i d)
+{
+    __asm__("vpaddw %1, %0, %0" : "+x"(*s) : "x"(d));
+}
+
+enum part { LOW, HIGH };
+
+// 16-bit sums of v (or high) [j0 .. j0 + n) for n_p panels and n_r rows; they begin at s, or at zero with !add.
+INLINE void sums16(const struct ints *e, enum part part, const struct act_group *const *a, int n_p, int n_r, int j0,
                    int n, bool add, __m256i s[TILE_PANELS][TILE_ROWS])
 {
+#pragma GCC unroll 8
     for (int j = j0; j < j0 + n; j++) {
         for (int r = 0; r < n_r; r++) {
             __m256i x = bcast32(a[r]->q + j * 4);
             for (int p = 0; p < n_p; p++) {
-                __m256i d = _mm256_maddubs_epi16(e[p].v[j], x);
-                s[p][r] = j > j0 || add ? _mm256_add_epi16(s[p][r], d) : d;
+                __m256i d = _mm256_maddubs_epi16(part == LOW ? e[p].v[j] : e[p].high[j], x);
+                if (j > j0 || add)
+                    add16(&s[p][r], d);
+                else
+                    s[p][r] = d;
             }
         }
     }
@@ -142,22 +165,6 @@ INLINE void start16(const struct act_group *const *a, int n_p, int n_r, int whic
     }
 }
 
-// Signed bytes: |w| * (a with the sign of w). Two products fill 16 bits, so each step is widened.
-INLINE void sums32_signed(const struct ints *e, const struct act_group *const *a, int n_p, int n_r,
-                          __m256i s[TILE_PANELS][TILE_ROWS])
-{
-    for (int j = 0; j < N_V; j++) {
-        for (int p = 0; p < n_p; p++) {
-            __m256i w = e[p].v[j], abs = _mm256_abs_epi8(w);
-            for (int r = 0; r < n_r; r++) {
-                __m256i x = _mm256_sign_epi8(bcast32(a[r]->q + j * 4), w);
-                __m256i d = pairs_to_32(_mm256_maddubs_epi16(abs, x));
-                s[p][r] = j ? _mm256_add_epi32(s[p][r], d) : d;
-            }
-        }
-    }
-}
-
 #define EACH(p, r) \
     for (int p = 0; p < n_p; p++) \
         for (int r = 0; r < n_r; r++)
@@ -169,36 +176,43 @@ INLINE void dots(enum cpu_layout l, const struct ints *e, const struct act_group
     __m256i t[TILE_PANELS][TILE_ROWS];
     switch (l) {
     case LAYOUT_4_MIN: case LAYOUT_4_SUPER:         // 16 products of 15 * 127 fit
-        sums16(e, a, n_p, n_r, 0, 8, false, s);
+        sums16(e, LOW, a, n_p, n_r, 0, 8, false, s);
         EACH(p, r)
             s[p][r] = pairs_to_32(s[p][r]);
         break;
     case LAYOUT_5_MIN: case LAYOUT_5_SUPER:         // 8 products of 31 * 127 fit
-        sums16(e, a, n_p, n_r, 0, 4, false, t);
+        sums16(e, LOW, a, n_p, n_r, 0, 4, false, t);
         EACH(p, r)
             t[p][r] = pairs_to_32(t[p][r]);
-        sums16(e, a, n_p, n_r, 4, 4, false, s);
+        sums16(e, LOW, a, n_p, n_r, 4, 4, false, s);
         EACH(p, r)
             s[p][r] = _mm256_add_epi32(t[p][r], pairs_to_32(s[p][r]));
         break;
     case LAYOUT_4: case LAYOUT_5:                   // centred: 16 products of 16 * 127 fit
         start16(a, n_p, n_r, 2, l == LAYOUT_4 ? 3 : 4, s);
-        sums16(e, a, n_p, n_r, 0, 8, true, s);
+        sums16(e, LOW, a, n_p, n_r, 0, 8, true, s);
         EACH(p, r)
             s[p][r] = pairs_to_32(s[p][r]);
         break;
     case LAYOUT_6_SUPER:                            // centred: 8 products of 32 * 127 fit
         start16(a, n_p, n_r, 0, 5, t);
-        sums16(e, a, n_p, n_r, 0, 4, true, t);
+        sums16(e, LOW, a, n_p, n_r, 0, 4, true, t);
         EACH(p, r)
             t[p][r] = _mm256_madd_epi16(t[p][r], e[p].sub[0]);
         start16(a, n_p, n_r, 1, 5, s);
-        sums16(e, a, n_p, n_r, 4, 4, true, s);
+        sums16(e, LOW, a, n_p, n_r, 4, 4, true, s);
         EACH(p, r)
             s[p][r] = _mm256_add_epi32(t[p][r], _mm256_madd_epi16(s[p][r], e[p].sub[1]));
         break;
-    default:
-        sums32_signed(e, a, n_p, n_r, s);
+    default:                                        // LAYOUT_8
+        sums16(e, LOW, a, n_p, n_r, 0, 8, false, t);
+        EACH(p, r)
+            t[p][r] = pairs_to_32(t[p][r]);
+        __asm__ volatile("" ::: "memory");          // reload activations rather than spill them
+        start16(a, n_p, n_r, 2, 3, s);
+        sums16(e, HIGH, a, n_p, n_r, 0, 8, true, s);
+        EACH(p, r)
+            s[p][r] = _mm256_add_epi32(t[p][r], _mm256_madd_epi16(s[p][r], _mm256_set1_epi16(16)));
     }
 }
 

@@ -18,7 +18,7 @@
 //     nibbles (4, PR * 4)   byte b of vector j = v[j][b] & 15 | (v[j + 4][b] & 15) << 4
 //     5 bits: (1, PR * 4)   bit j of byte b    = v[j][b] >> 4
 //     6 bits: (2, PR * 4)   bits 2i, 2i + 1 of byte b of vector h = v[4h + i][b] >> 4
-//     8 bits: (8, PR * 4)   v itself, signed
+//     8 bits: (8, PR * 4)   v[j][b] + 128, unsigned
 //
 // A float group is (32, PR) values. Inputs and rows past the matrix are zero.
 #pragma once

@@ -1,8 +1,8 @@
 // Packing: rows of a tensor in its file's format -> panels (layouts in matmul_impl.h).
 //
 // Integers come from the format's own quant_ints.decode, 256 inputs of a row at a time; here they are
-// only rearranged. Super-block formats keep their small integer scales, which are read here from the
-// blocks, so that a panel is no wider than the file.
+// only rearranged. Scales are copied from the blocks as they are there, half floats and small
+// integers, so that a panel is hardly wider than the file.
 #include <string.h>
 #include "base/base.h"
 #include "engine/exec/cpu/matmul_impl.h"
@@ -13,8 +13,8 @@ enum { CHUNK = 256, CHUNK_GROUPS = CHUNK / GROUP };
 struct chunk {
     uint32_t n;                                 // inputs
     int8_t   q[PANEL_ROWS_MAX][CHUNK];
-    float    scale[PANEL_ROWS_MAX][CHUNK / 16], min[PANEL_ROWS_MAX][CHUNK / 16];
     const uint8_t *block[PANEL_ROWS_MAX];       // where its data is in the file; NULL: no such row
+    uint32_t block_bytes;
 };
 
 static uint16_t le16(const uint8_t *p)
@@ -35,33 +35,36 @@ static const uint8_t *row_data(const struct cpu_mat *m, uint32_t row, uint32_t i
 
 static void load_chunk(const struct cpu_mat *m, uint32_t panel, uint32_t input, struct chunk *c)
 {
+    float scale[CHUNK / 16], min[CHUNK / 16];
     c->n = MIN(CHUNK, m->n_in - input);
+    c->block_bytes = m->t->quant->block_bytes;
     for (uint32_t r = 0; r < m->panel_rows; r++) {
         c->block[r] = row_data(m, panel * m->panel_rows + r, input);
-        if (c->block[r]) {
-            m->t->quant->ints->decode(c->block[r], c->n, c->q[r], c->scale[r], c->min[r]);
-        } else {
+        if (c->block[r])
+            m->t->quant->ints->decode(c->block[r], c->n, c->q[r], scale, min);
+        else
             memset(c->q[r], 0, sizeof(c->q[r]));
-            memset(c->scale[r], 0, sizeof(c->scale[r]));
-            memset(c->min[r], 0, sizeof(c->min[r]));
-        }
     }
 }
 
-static uint8_t *put16(uint8_t *dst, uint16_t v)
+static void put16(uint8_t *dst, uint16_t v)
 {
     memcpy(dst, &v, sizeof(v));
-    return dst + sizeof(v);
 }
 
+// q4_0, q4_1, q5_0, q5_1, q8_0: a block is a group and begins with f16 scale and, if it has one, f16
+// min.
 static uint8_t *put_scales(const struct chunk *c, uint32_t pr, uint32_t g, bool has_min,
                            uint8_t *dst)
 {
-    for (uint32_t r = 0; r < pr; r++)
-        dst = put16(dst, f32_to_f16(c->scale[r][g]));
-    for (uint32_t r = 0; r < pr && has_min; r++)
-        dst = put16(dst, f32_to_f16(c->min[r][g]));
-    return dst;
+    static const uint8_t zero[4];
+    for (uint32_t r = 0; r < pr; r++) {
+        const uint8_t *b = c->block[r] ? c->block[r] + g * c->block_bytes : zero;
+        put16(dst + r * 2, le16(b));
+        if (has_min)
+            put16(dst + (pr + r) * 2, le16(b + 2));
+    }
+    return dst + pr * (has_min ? 4 : 2);
 }
 
 // The 6-bit scale and min of group g in the 12 bytes of a q4_k or q5_k block: four of each in the low
@@ -122,52 +125,51 @@ static uint8_t *put_header(const struct chunk *c, enum cpu_layout l, uint32_t pr
 }
 
 // Group g's integers, interleaved: v (8, pr * 4).
-static void interleave(const struct chunk *c, uint32_t pr, uint32_t g, uint8_t *v)
+static void interleave(const struct chunk *c, uint32_t pr, uint32_t g, uint64_t *v)
 {
     for (uint32_t r = 0; r < pr; r++)
         for (uint32_t j = 0; j < 8; j++)
-            memcpy(v + (j * pr + r) * 4, &c->q[r][g * GROUP + j * 4], 4);
+            memcpy((uint8_t *)v + (j * pr + r) * 4, &c->q[r][g * GROUP + j * 4], 4);
 }
 
-static uint8_t *put_ints(const uint8_t *v, uint32_t bits, uint32_t pr, uint8_t *restrict dst)
+// The stored form of v, eight bytes at a time; w of these are a vector.
+static uint8_t *put_ints(const uint64_t *restrict v, uint32_t bits, uint32_t pr, uint8_t *dst)
 {
-    uint32_t w = pr * 4;
+    const uint64_t each = 0x0101010101010101;
+    uint32_t w = pr / 2, n = w * bits;
+    uint64_t out[8 * PANEL_ROWS_MAX / 2];
     if (bits == 8) {
-        memcpy(dst, v, 8 * w);
-        return dst + 8 * w;
+        for (uint32_t i = 0; i < 8 * w; i++)
+            out[i] = v[i] ^ each * 0x80;
+    } else {
+        for (uint32_t i = 0; i < 4 * w; i++)
+            out[i] = (v[i] & each * 15) | (v[i + 4 * w] & each * 15) << 4;
     }
-    for (uint32_t i = 0; i < 4 * w; i++)
-        dst[i] = (uint8_t)((v[i] & 15) | v[i + 4 * w] << 4);
-    dst += 4 * w;
-    if (bits == 5) {
-        for (uint32_t i = 0; i < w; i++) {
-            uint32_t h = 0;
-            for (uint32_t j = 0; j < 8; j++)
-                h |= (uint32_t)(v[j * w + i] >> 4) << j;
-            dst[i] = (uint8_t)h;
-        }
-        dst += w;
-    } else if (bits == 6) {
-        for (uint32_t half = 0; half < 2; half++) {
-            const uint8_t *u = v + half * 4 * w;
-            for (uint32_t i = 0; i < w; i++)
-                dst[half * w + i] = (uint8_t)(u[i] >> 4 | (u[w + i] >> 4) << 2 |
-                                              (u[2 * w + i] >> 4) << 4 | (u[3 * w + i] >> 4) << 6);
-        }
-        dst += 2 * w;
+    for (uint32_t i = 0; i < w && bits == 5; i++) {
+        uint64_t h = 0;
+        for (uint32_t j = 0; j < 8; j++)
+            h |= (v[j * w + i] >> 4 & each) << j;
+        out[4 * w + i] = h;
     }
-    return dst;
+    for (uint32_t i = 0; i < 2 * w && bits == 6; i++) {
+        const uint64_t *u = v + i / w * 4 * w + i % w;
+        out[4 * w + i] = (u[0] >> 4 & each * 3) | (u[w] >> 4 & each * 3) << 2 |
+                         (u[2 * w] >> 4 & each * 3) << 4 | (u[3 * w] >> 4 & each * 3) << 6;
+    }
+    memcpy(dst, out, n * sizeof(*out));
+    return dst + n * sizeof(*out);
 }
 
-static void pack_ints(const struct cpu_mat *m, enum cpu_layout l, uint32_t panel, uint8_t *dst)
+// pr is m->panel_rows, as a constant.
+static inline __attribute__((always_inline)) void
+pack_ints(const struct cpu_mat *m, enum cpu_layout l, uint32_t panel, uint32_t pr, uint8_t *dst)
 {
     const struct cpu_shape *shape = &cpu_shapes[l];
-    uint32_t pr = m->panel_rows;
     struct chunk c;
     for (uint32_t input = 0; input < m->n_in; input += CHUNK) {
         load_chunk(m, panel, input, &c);
         for (uint32_t g = 0; g < c.n / GROUP; g++) {
-            uint8_t v[8 * PANEL_ROWS_MAX * 4];
+            uint64_t v[8 * PANEL_ROWS_MAX / 2];
             if (g % shape->groups == 0)
                 dst = put_header(&c, l, pr, g, dst);
             interleave(&c, pr, g, v);
@@ -208,7 +210,10 @@ void cpu_pack_panel(const struct cpu_mat *m, enum cpu_layout l, uint32_t panel)
 {
     uint8_t *dst = (uint8_t *)m->panel + panel * m->panel_bytes;
     if (l < LAYOUT_F16) {
-        pack_ints(m, l, panel, dst);
+        if (m->panel_rows == 8)
+            pack_ints(m, l, panel, 8, dst);
+        else
+            pack_ints(m, l, panel, 16, dst);
         return;
     }
     // Inputs and rows past the matrix stay zero.

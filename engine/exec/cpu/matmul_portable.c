@@ -31,7 +31,8 @@ static uint32_t high_bits(const uint8_t *p, uint32_t bits, uint32_t j, uint32_t 
 static void unpack_q(uint32_t bits, const uint8_t *p, int8_t *q)
 {
     if (bits == 8) {
-        memcpy(q, p, 8 * V);
+        for (uint32_t i = 0; i < 8 * V; i++)
+            q[i] = (int8_t)(p[i] - 128);
         return;
     }
     for (uint32_t j = 0; j < 8; j++) {
