@@ -1,0 +1,141 @@
+// GET /metrics: Prometheus text.
+#include "base/base.h"
+#include "server/api/api.h"
+
+struct gauge {                          // of every model
+    const char *name, *type, *help;
+    double    (*of)(const struct engine_stats *s, const struct engine_info *i);
+};
+
+#define STAT(id, expr) \
+    static double get_##id(const struct engine_stats *s, const struct engine_info *i) \
+    { \
+        (void)s; \
+        (void)i; \
+        return (double)(expr); \
+    }
+STAT(running, s->running)
+STAT(waiting, s->waiting)
+STAT(kv_usage, i->kv_blocks ? (double)s->kv_blocks_used / i->kv_blocks : 0)
+STAT(kv_used, s->kv_blocks_used)
+STAT(kv_cached, s->kv_blocks_cached)
+STAT(kv_blocks, i->kv_blocks)
+STAT(kv_block_bytes, i->kv_block_bytes)
+STAT(prompt, s->prompt_tokens)
+STAT(generated, s->generated_tokens)
+STAT(cached, s->cached_tokens)
+STAT(read, s->blocks_read)
+STAT(held, s->blocks_held)
+STAT(steps, s->steps)
+STAT(rows, s->step_rows)
+STAT(step_seconds, (double)s->step_ns / 1e9)
+STAT(preemptions, s->preemptions)
+STAT(rejected, s->requests_rejected)
+STAT(failed, s->failed)
+
+static const struct gauge gauges[] = {
+    { "num_requests_running", "gauge", "Sequences that run.", get_running },
+    { "num_requests_waiting", "gauge", "Requests that wait.", get_waiting },
+    { "kv_cache_usage_perc", "gauge", "Part of the KV blocks in use, 0 to 1.", get_kv_usage },
+    { "kv_blocks_used", "gauge", "KV blocks in use.", get_kv_used },
+    { "kv_blocks_cached", "gauge", "KV blocks kept for reuse.", get_kv_cached },
+    { "kv_blocks", "gauge", "KV blocks there are.", get_kv_blocks },
+    { "kv_block_bytes", "gauge", "Bytes of a KV block.", get_kv_block_bytes },
+    { "prompt_tokens_total", "counter", "Prompt tokens.", get_prompt },
+    { "generation_tokens_total", "counter", "Generated tokens.", get_generated },
+    { "prefix_cache_queries_total", "counter", "Prompt tokens looked for in the prefix cache.",
+      get_prompt },
+    { "prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
+     get_cached },
+    { "attention_blocks_read_total", "counter", "KV blocks that attention read.", get_read },
+    { "attention_blocks_held_total", "counter", "KV blocks that attention could have read.",
+      get_held },
+    { "steps_total", "counter", "Steps.", get_steps },
+    { "step_rows_total", "counter", "Rows of all steps.", get_rows },
+    { "step_seconds_total", "counter", "Time within steps.", get_step_seconds },
+    { "num_preemptions_total", "counter", "Sequences put back into the queue.", get_preemptions },
+    { "requests_rejected_total", "counter", "Requests that the engine did not take.",
+      get_rejected },
+    { "engine_failed", "gauge", "1: the executor is lost.", get_failed },
+};
+
+struct timing { const char *name, *help; size_t offset; };
+#define TIMING(field) offsetof(struct model_metrics, field)
+static const struct timing timings[] = {
+    { "time_to_first_token_seconds", "From submission to the first token.", TIMING(first_token) },
+    { "inter_token_latency_seconds", "Between tokens of a stream.", TIMING(inter_token) },
+    { "e2e_request_latency_seconds", "From submission to the end.", TIMING(e2e) },
+    { "request_queue_time_seconds", "Waiting for a place in a batch.", TIMING(queue) },
+    { "request_prefill_time_seconds", "From the queue to the first token.", TIMING(prefill) },
+    { "request_decode_time_seconds", "From the first token to the last.", TIMING(decode) },
+};
+
+static void put_gauges(struct str *out, struct models *m, const struct str *label)
+{
+    struct engine_stats stats[CONFIG_LIST_MAX];
+    for (uint32_t i = 0; i < m->n; i++)
+        engine_stats(m->entry[i].engine, &stats[i]);
+    for (size_t g = 0; g < ARRAY_LEN(gauges); g++) {
+        metrics_family(out, gauges[g].name, gauges[g].type, gauges[g].help);
+        for (uint32_t i = 0; i < m->n; i++)
+            metrics_value(out, gauges[g].name, label[i].p,
+                          gauges[g].of(&stats[i], engine_info(m->entry[i].engine)));
+    }
+}
+
+static void put_timings(struct str *out, struct models *m, const struct str *label)
+{
+    for (size_t t = 0; t < ARRAY_LEN(timings); t++) {
+        metrics_family(out, timings[t].name, "histogram", timings[t].help);
+        for (uint32_t i = 0; i < m->n; i++) {
+            char *base = (char *)&m->entry[i].metrics;
+            metrics_histogram(out, timings[t].name, label[i].p,
+                              (struct histogram *)(void *)(base + timings[t].offset));
+        }
+    }
+}
+
+static void put_finished(struct str *out, struct models *m, const struct str *label)
+{
+    metrics_family(out, "request_success_total", "counter", "Requests that ended, by reason.");
+    for (uint32_t i = 0; i < m->n; i++) {
+        for (int f = 0; f < FINISHED_COUNT; f++)
+            str_printf(out, "godwit_request_success_total{%s,finished_reason=\"%s\"} %llu\n",
+                       label[i].p, finished_name((enum finished)f),
+                       (unsigned long long)atomic_load(&m->entry[i].metrics.finished[f]));
+    }
+}
+
+static void put_http(struct str *out, struct app *a)
+{
+    struct http_counts n = {0};
+    if (a->main)
+        http_counts(a->main, &n);
+    metrics_responses(out, &a->http_metrics);
+    metrics_family(out, "http_connections", "gauge", "Open connections of the API.");
+    metrics_value(out, "http_connections", "", n.connections);
+    metrics_family(out, "http_connections_total", "counter", "Connections taken by the API.");
+    metrics_value(out, "http_connections_total", "", (double)n.accepted);
+    metrics_family(out, "http_calls", "gauge", "Requests that wait for something.");
+    metrics_value(out, "http_calls", "", n.calls);
+    metrics_family(out, "http_refused_total", "counter", "Connections refused at the door.");
+    metrics_value(out, "http_refused_total", "",
+                  (double)atomic_load(&a->http_metrics.refused_at_door));
+}
+
+void api_metrics(struct call *c)
+{
+    struct app *a = app_of(c);
+    struct str label[CONFIG_LIST_MAX] = {0};
+    put_http(&c->out, a);
+    if (app_state(a) != APP_LOADING) {
+        for (uint32_t i = 0; i < a->models.n; i++)
+            metrics_label(&label[i], "model", a->models.entry[i].name);
+        put_gauges(&c->out, &a->models, label);
+        put_timings(&c->out, &a->models, label);
+        put_finished(&c->out, &a->models, label);
+        for (uint32_t i = 0; i < a->models.n; i++)
+            str_free(&label[i]);
+    }
+    call_answer(c, 200, "text/plain; version=0.0.4; charset=utf-8");
+}
