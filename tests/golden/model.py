@@ -121,6 +121,7 @@ def rest_of(name):
 
 def load(path):
     """Returns (model, reader) with every tensor of the file in the model and nothing else."""
+    torch.set_grad_enabled(False)
     reader = GGUFReader(path)
     arch = reader.fields['general.architecture'].contents()
 
@@ -193,7 +194,6 @@ def main():
     parser.add_argument('name')
     parser.add_argument('gguf', type=Path)
     args = parser.parse_args()
-    torch.set_grad_enabled(False)
     model, reader = load(args.gguf)
     bpe = Bpe(reader)
     vocab = model.config.vocab_size
@@ -218,4 +218,5 @@ def main():
         print(f'{name}: float32 against float64: NMSE {noise:.1e}', flush=True)
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,52 @@
+# Virtual environments for scripts that compare godwit with something else. Each is made once, in
+# $XDG_CACHE_HOME/godwit/venvs; removing the folder makes it anew.
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Name -> (packages, environment of their build).
+VENVS = {
+    'peers': (['numpy', 'ik-llama-cpp-python==0.1.5', 'llama-cpp-python==0.3.36'],
+              {'CMAKE_ARGS': '-DGGML_NATIVE=ON',
+               'CMAKE_BUILD_PARALLEL_LEVEL': str(os.cpu_count())}),
+    'reference': (['-r', str(ROOT / 'tests/golden/requirements.txt')], {}),
+}
+
+
+def cache_folder():
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    return Path(cache) / 'godwit'
+
+
+def python_of(name):
+    """The Python of a virtual environment, which is made if it is not there."""
+    packages, env = VENVS[name]
+    folder = cache_folder() / 'venvs' / name
+    python, stamp = folder / 'bin' / 'python3', folder / 'complete'
+    if not stamp.exists():
+        print(f'making {folder}: {" ".join(packages)}', file=sys.stderr, flush=True)
+        subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
+        subprocess.run([python, '-m', 'pip', 'install', '-q', *packages], check=True,
+                       env={**os.environ, **env}, stdin=subprocess.DEVNULL)
+        stamp.touch()
+    return python
+
+
+def model_file(name):
+    return subprocess.run([ROOT / 'tools/model', name], check=True, text=True,
+                          stdout=subprocess.PIPE).stdout.strip()
+
+
+def release_build():
+    """The folder of an up-to-date release build."""
+    folder = ROOT / 'build'
+    options = ['--buildtype=release', '-Db_ndebug=false']
+    if (folder / 'build.ninja').exists():
+        subprocess.run(['meson', 'configure', folder, *options], check=True)
+    else:
+        subprocess.run(['meson', 'setup', folder, ROOT, *options], check=True, stdout=sys.stderr)
+    subprocess.run(['ninja', '-C', folder, 'server/godwit'], check=True, stdout=sys.stderr)
+    return folder
