@@ -17,7 +17,8 @@ FUNCTION_LINES_MEDIAN_MAX = 20
 FOLDERS = ('base', 'kvstore', 'shaders', 'engine', 'server', 'tests', 'deploy', 'tools', 'docs')
 
 # Tier -> the tiers that it may include besides itself. A file belongs to the longest name that
-# begins its path. "engine" is what lies directly in that folder: engine.h; limits.h is every tier's.
+# begins its path. "engine" is what lies directly in that folder: engine.h; limits.h is every
+# tier's.
 ENGINE = ('engine/quant', 'engine/model', 'engine/text', 'engine/kv', 'engine/select',
           'engine/exec')
 MAY_INCLUDE = {
@@ -202,9 +203,11 @@ def check_text(path, text, report):
 
 def is_named(file, mesons):
     """Does a meson.build of the file's folder or one above it have its name, or that of its row?"""
-    name = re.sub('^t_', '', file.stem)
-    return any(re.search(rf'\b{re.escape(name)}\b', mesons[folder])
-               for folder in file.parents if folder in mesons)
+    name = re.sub('^(t|fuzz)_', '', file.stem)
+    texts = [mesons[folder] for folder in file.parents if folder in mesons]
+    if file.parent.name == 'tools':     # benchmarks are built with the tests
+        texts = mesons.values()
+    return any(re.search(rf'\b{re.escape(name)}\b', text) for text in texts)
 
 
 def check_rows(root, sources, report):

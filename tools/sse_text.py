@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# Prints the text of a streamed chat answer as it comes: server-sent events of /v1/chat/completions on
-# stdin, words on stdout. Status 1 if the stream does not end as it should.
+# Prints the text of a streamed chat answer as it comes: server-sent events of /v1/chat/completions
+# on stdin, words on stdout. Status 1 if the stream does not end as it should.
 import json
 import sys
 

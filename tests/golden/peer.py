@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-# Makes logits/peer.txt: how far llama.cpp's CPU path is from the golden logits of model.py, over the
-# same prompts, rows and subset of the vocabulary. That is what the fast path is measured against.
+# Makes logits/peer.txt: how far llama.cpp's CPU path is from the golden logits of model.py, over
+# the same prompts, rows and subset of the vocabulary. That is what the fast path is measured
+# against.
 #
-# usage: peer.py [NAME...]      (needs the packages llama-cpp-python and numpy; models by tools/model)
+# usage: peer.py [NAME...]      (needs the packages llama-cpp-python and numpy; models by
+# tools/model)
 import subprocess
 import sys
 from pathlib import Path
@@ -46,7 +48,7 @@ def compare(llm, subset, tokens, rows):
 def main():
     target = HERE / 'logits' / 'peer.txt'
     with target.open('w') as out:
-        print('# model, prompt, NMSE of llama.cpp, part of the rows with the same best token', file=out)
+        print('# model, prompt, NMSE of llama.cpp, part of rows with the same best token', file=out)
         for name in sys.argv[1:] or NAMES:
             file = subprocess.run([HERE.parents[1] / 'tools/model', name], check=True, text=True,
                                   stdout=subprocess.PIPE).stdout.strip()
