@@ -85,9 +85,12 @@ static void run_read(const struct set *s, uint32_t thread, uint32_t n_threads)
         const struct cpu_mat *m = &s->m[i];
         size_t n = m->n_panels * m->panel_bytes / sizeof(vec);
         const vec *p = m->panel, *end = p + n * (thread + 1) / n_threads;
-        for (p += n * thread / n_threads; p + 4 <= end; p += 4)
+        for (p += n * thread / n_threads; p + 4 <= end; p += 4) {
+            __builtin_prefetch((const char *)p + 2048);
+            __builtin_prefetch((const char *)p + 2112);
             for (int j = 0; j < 4; j++)
                 sum[j] += p[j];
+        }
     }
     vec all = sum[0] + sum[1] + sum[2] + sum[3];
     __atomic_fetch_add(&sink, all[0] + all[1] + all[2] + all[3], __ATOMIC_RELAXED);

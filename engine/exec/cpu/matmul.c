@@ -10,7 +10,7 @@
 #include "base/base.h"
 
 enum {
-    HUGE_PAGE    = 2 << 20,
+    MAP_MIN      = 128 << 10,   // bytes of a matrix from which on it has a map of its own
     FEW_ROWS     = 4,
     ROWS_BLOCK   = 128,         // rows whose activations stay in the second-level cache
     SCRATCH_BYTES = 32 << 10,   // expanded weights, most of which stay in the first-level cache
@@ -67,15 +67,26 @@ enum cpu_layout cpu_layout_of(const struct quant *q, bool exact)
     return LAYOUT_F32;
 }
 
-// Large matrices take huge pages: a panel is read once per step, from end to end.
+// Matrices map their memory: neighbouring maps become one area, which the kernel fills with huge
+// pages even where each matrix is smaller than one. A matrix is read once per step from end to end, so
+// that address translation would cost several percent of memory speed.
 static void *panel_alloc(size_t bytes)
 {
-    if (bytes < 2 * (size_t)HUGE_PAGE)
+    if (bytes < MAP_MIN)
         return aligned_alloc(64, ALIGN_UP(bytes, 64));
-    void *p = aligned_alloc(HUGE_PAGE, ALIGN_UP(bytes, (size_t)HUGE_PAGE));
-    if (p)
-        (void)madvise(p, ALIGN_UP(bytes, (size_t)HUGE_PAGE), MADV_HUGEPAGE);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    (void)madvise(p, bytes, MADV_HUGEPAGE);
     return p;
+}
+
+static void panel_free(void *p, size_t bytes)
+{
+    if (bytes < MAP_MIN)
+        free(p);
+    else if (p)
+        munmap(p, bytes);
 }
 
 int cpu_mat_init(struct cpu_mat *m, const struct tensor *t, bool exact, struct err *err)
@@ -94,7 +105,7 @@ int cpu_mat_init(struct cpu_mat *m, const struct tensor *t, bool exact, struct e
     };
     size_t n_blocks = DIV_UP(n_in, (size_t)GROUP * cpu_shapes[l].groups), bytes;
     r.panel_bytes = n_blocks * cpu_block_bytes(l, k->panel_rows);
-    if (!mul_size(r.panel_bytes, r.n_panels, &bytes) || bytes > SIZE_MAX - HUGE_PAGE)
+    if (!mul_size(r.panel_bytes, r.n_panels, &bytes))
         return err_set(err, -EINVAL, "%s: too large", t->name);
     r.panel = panel_alloc(bytes);
     if (!r.panel)
@@ -114,7 +125,7 @@ void cpu_mat_finish(struct cpu_mat *m)
 {
     if (!m)
         return;
-    free(m->panel);
+    panel_free(m->panel, m->panel_bytes * m->n_panels);
     *m = (struct cpu_mat){ 0 };
 }
 
@@ -163,17 +174,12 @@ static void store_rows(const struct cpu_mat *m, struct cpu_mul p, uint32_t panel
     }
 }
 
-static struct act_rows rows_at(const struct cpu_mat *m, const struct cpu_mul *p, uint32_t row,
-                               uint32_t group)
+static struct act_rows act_rows(const struct cpu_mat *m, const struct cpu_mul *p)
 {
-    size_t stride = cpu_act_bytes(m->n_in, m->exact);
-    return (struct act_rows){
-        .p = (const uint8_t *)p->act + row * stride + group * cpu_act_group_bytes(m->exact),
-        .stride = stride,
-    };
+    return (struct act_rows){ p->act, cpu_act_bytes(m->n_in, m->exact) };
 }
 
-static const void *panel_at(const struct cpu_mat *m, uint32_t panel)
+static const uint8_t *panel_at(const struct cpu_mat *m, uint32_t panel)
 {
     return (const uint8_t *)m->panel + panel * m->panel_bytes;
 }
@@ -184,10 +190,12 @@ static void mul_few(const struct cpu_mat *m, uint32_t panel0, uint32_t panel1,
 {
     uint32_t n_groups = DIV_UP(m->n_in, GROUP);
     for (uint32_t panel = panel0; panel < panel1; panel++) {
-        for (uint32_t row = 0; row < p->n_rows; row += TILE_ROWS) {
+        struct act_rows a = act_rows(m, p);
+        for (uint32_t row = 0; row < p->n_rows; row += TILE_ROWS, a.p += TILE_ROWS * a.stride) {
             uint32_t n = MIN(TILE_ROWS, p->n_rows - row);
-            float acc[TILE_ROWS * PANEL_ROWS_MAX] __attribute__((aligned(64))) = { 0 };
-            m->kernel->direct(panel_at(m, panel), n_groups, rows_at(m, p, row, 0), n, acc);
+            float acc[TILE_ROWS * PANEL_ROWS_MAX] __attribute__((aligned(64)));
+            memset(acc, 0, n * m->panel_rows * sizeof(*acc));
+            m->kernel->direct(panel_at(m, panel), n_groups, a, n, acc);
             store_rows(m, *p, panel, 1, row, row + n, acc);
         }
     }
@@ -207,9 +215,10 @@ static void mul_block(const struct cpu_mat *m, uint32_t panel, uint32_t n_panels
         uint32_t n = MIN(step, n_groups - g);
         for (uint32_t i = 0; i < n_panels; i++)
             k->expand(panel_at(m, panel + i), g, n, scratch + i * k->expanded_bytes, stride);
-        for (uint32_t row = row0; row < row1; row += TILE_ROWS)
-            k->tile(scratch, n, n_panels, rows_at(m, p, row, g), MIN(TILE_ROWS, row1 - row),
-                    acc + (row - row0) * width);
+        struct act_rows a = act_rows(m, p);
+        a.p += row0 * a.stride + g * cpu_act_group_bytes(m->exact);
+        for (uint32_t row = row0; row < row1; row += TILE_ROWS, a.p += TILE_ROWS * a.stride)
+            k->tile(scratch, n, n_panels, a, MIN(TILE_ROWS, row1 - row), acc + (row - row0) * width);
     }
 }
 

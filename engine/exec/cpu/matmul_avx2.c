@@ -257,9 +257,18 @@ INLINE void tile_ints(enum cpu_layout l, const struct ints *e, uint32_t n_groups
     store_acc(dst, n_p, n_r, acc);
 }
 
+// Fetches n bytes that come a little after p: the processor's own prefetching alone reaches three
+// quarters of the speed of memory.
+INLINE void fetch_ahead(const uint8_t *p, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64)
+        _mm_prefetch((const char *)p + 2048 + i, _MM_HINT_T0);
+}
+
 INLINE void direct_ints(enum cpu_layout l, const uint8_t *panel, uint32_t n_groups,
                         struct act_rows a, int n_r, float *dst)
 {
+    size_t step = cpu_block_bytes(l, PR) / cpu_shapes[l].groups;
     __m256 acc[TILE_PANELS][TILE_ROWS];
     load_acc(dst, 1, n_r, acc);
     for (uint32_t g = 0; g < n_groups; g++, a.p += sizeof(struct act_group)) {
@@ -267,6 +276,7 @@ INLINE void direct_ints(enum cpu_layout l, const uint8_t *panel, uint32_t n_grou
         struct ints e;
         for (int r = 0; r < n_r; r++)
             row[r] = (const void *)(a.p + r * a.stride);
+        fetch_ahead(panel + g * step, step);
         unpack(l, panel, g, &e);
         group_ints(l, &e, row, 1, n_r, acc);
     }
@@ -309,8 +319,11 @@ INLINE void mul_floats(enum cpu_layout l, const uint8_t *w, size_t panel_stride,
 {
     __m256 acc[TILE_PANELS][TILE_ROWS];
     load_acc(dst, n_p, n_r, acc);
-    for (uint32_t g = 0; g < n_groups; g++, w += group_stride, a.p += GROUP * sizeof(float))
+    for (uint32_t g = 0; g < n_groups; g++, w += group_stride, a.p += GROUP * sizeof(float)) {
+        if (panel_stride == 0)
+            fetch_ahead(w, group_stride);
         group_floats(l, w, panel_stride, a, n_p, n_r, acc);
+    }
     store_acc(dst, n_p, n_r, acc);
 }
 
