@@ -29,7 +29,7 @@ static int add_merge(struct bpe *b, uint32_t rank, struct gguf_str text, struct 
     long left = byte_level_decode(text.p, n_left, buf);
     long right = left < 0 ? -1 : byte_level_decode(space + 1, n_right, buf + left);
     if (right < 0)
-        return err_set(err, -EINVAL, KEY_MERGES ": merge %u: characters that stand for no byte", rank);
+        return err_set(err, -EINVAL, KEY_MERGES ": merge %u: not byte-level text", rank);
     uint32_t id[3] = {vocab_find(b->vocab, buf, (size_t)left, TYPES_ALL),
                       vocab_find(b->vocab, buf + left, (size_t)right, TYPES_ALL),
                       vocab_find(b->vocab, buf, (size_t)(left + right), TYPES_ALL)};
@@ -92,7 +92,8 @@ static bool find_pair(const void *ctx, const char *text, const struct merge_sym 
     return true;
 }
 
-int bpe_encode(const struct bpe *b, struct merge_work *w, const char *p, size_t n, struct tokens *out)
+int bpe_encode(const struct bpe *b, struct merge_work *w, const char *p, size_t n,
+               struct tokens *out)
 {
     if (b->ignore_merges) {
         uint32_t whole = vocab_find(b->vocab, p, n, TYPES_TEXT);

@@ -20,6 +20,7 @@ int  bpe_init(struct bpe *b, const struct vocab *v, bool ignore_merges, const st
               struct err *err);
 void bpe_finish(struct bpe *b);
 
-// Appends the tokens of p[0..n). Bytes that the vocabulary lacks are left out, as the reference does.
-// Returns 0 or -ENOMEM.
-int bpe_encode(const struct bpe *b, struct merge_work *w, const char *p, size_t n, struct tokens *out);
+// Appends the tokens of p[0..n). Bytes that the vocabulary lacks are left out, as the reference
+// does. Returns 0 or -ENOMEM.
+int bpe_encode(const struct bpe *b, struct merge_work *w, const char *p, size_t n,
+               struct tokens *out);

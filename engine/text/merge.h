@@ -1,7 +1,8 @@
 // Merging neighbours in order of a rule's rank, the core of both tokenizer algorithms.
 //
 // The first rule in order is applied at its leftmost place until no rule fits. Short runs are
-// scanned, long ones use a heap: n log n, so that a megabyte of one letter costs no more than prose.
+// scanned, long ones use a heap: n log n, so that a megabyte of one letter
+// is no attack.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>

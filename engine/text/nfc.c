@@ -72,13 +72,31 @@ static size_t decompose(const char *p, size_t n, int32_t *c)
         uint32_t cp = 0;
         size_t k = utf8_decode(p + i, n - i, &cp);
         assert(k);
-        utf8proc_ssize_t m = utf8proc_decompose_char((int32_t)cp, c + len, DECOMPOSED_MAX,
-                                                     UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundary);
+        utf8proc_ssize_t m = utf8proc_decompose_char(
+            (int32_t)cp, c + len, DECOMPOSED_MAX, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundary);
         assert(m > 0 && m <= DECOMPOSED_MAX);
         len += (size_t)m;
         i += k;
     }
     return len;
+}
+
+// Composes c[0..n) in pieces that begin at each U+11A7: it composes with nothing, but the library
+// takes it for a Hangul final and loses it.
+static void compose(int32_t *c, size_t n, struct str *out)
+{
+    for (size_t i = 0, end; i < n; i = end) {
+        end = i + 1;
+        while (end < n && c[end] != 0x11a7)
+            end++;
+        utf8proc_ssize_t m = utf8proc_normalize_utf32(c + i, (utf8proc_ssize_t)(end - i),
+                                                      UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        assert(m > 0 && (size_t)m <= end - i);
+        for (utf8proc_ssize_t k = 0; k < m; k++) {
+            char buf[4];
+            str_add(out, buf, utf8_encode((uint32_t)c[i + (size_t)k], buf));
+        }
+    }
 }
 
 void nfc_add(const char *p, size_t n, struct str *out)
@@ -96,12 +114,6 @@ void nfc_add(const char *p, size_t n, struct str *out)
     }
     size_t len = decompose(p, n, c);
     reorder(c, len, c + chars * DECOMPOSED_MAX);
-    utf8proc_ssize_t m = utf8proc_normalize_utf32(c, (utf8proc_ssize_t)len,
-                                                  UTF8PROC_COMPOSE | UTF8PROC_STABLE);
-    assert(m >= 0 && (size_t)m <= len);
-    for (utf8proc_ssize_t i = 0; i < m; i++) {
-        char buf[4];
-        str_add(out, buf, utf8_encode((uint32_t)c[i], buf));
-    }
+    compose(c, len, out);
     free(c);
 }

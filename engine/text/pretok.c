@@ -9,8 +9,8 @@
 #include "base/base.h"
 
 // White space as Unicode has it: PCRE2's \s also takes U+180E, which has not been one since 6.3.
-#define WS "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}" \
-           "\\x{205f}\\x{3000}"
+#define WS "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}" \
+           "\\x{202f}\\x{205f}\\x{3000}"
 #define SPACES "[" WS "]+(?![^" WS "])|[" WS "]+"
 
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" SPACES
@@ -60,7 +60,8 @@ int pretok_open(struct pretok **ret, const struct pretok_row *row, struct err *e
         p->stage[i] = pcre2_compile((PCRE2_SPTR)row->stage[i], PCRE2_ZERO_TERMINATED,
                                     PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
         if (!p->stage[i]) {
-            r = err_set(err, -ENOTSUP, "pre-tokenizer %s: PCRE2 error %d at %zu", row->name, code, at);
+            r = err_set(err, -ENOTSUP, "pre-tokenizer %s: PCRE2 error %d at %zu", row->name, code,
+                        at);
             goto fail;
         }
         // Where executable memory is forbidden, it is interpreted: slower, the same pieces.
@@ -116,8 +117,8 @@ static int next_match(const struct pretok *p, struct pretok_scan *s, int stage, 
     if (p->jit[stage])
         r = pcre2_jit_match(p->stage[stage], subject, n, *at, 0, s->match, s->limits);
     if (r == PCRE2_ERROR_JIT_STACKLIMIT)
-        r = pcre2_match(p->stage[stage], subject, n, *at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, s->match,
-                        s->limits);
+        r = pcre2_match(p->stage[stage], subject, n, *at, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT,
+                        s->match, s->limits);
     if (r < 0 && r != PCRE2_ERROR_NOMATCH)
         return -ENOMEM;
     const size_t *bounds = pcre2_get_ovector_pointer(s->match);

@@ -68,7 +68,8 @@ void special_finish(struct special *s)
 
 // The first of id[lo..hi), which agree in their first `depth` bytes, whose next byte is >= c; the
 // ones that end at depth sort before all.
-static uint32_t lower_bound(const struct special *s, uint32_t lo, uint32_t hi, size_t depth, unsigned c)
+static uint32_t lower_bound(const struct special *s, uint32_t lo, uint32_t hi, size_t depth,
+                            unsigned c)
 {
     while (lo < hi) {
         uint32_t mid = lo + (hi - lo) / 2;

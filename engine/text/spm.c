@@ -1,6 +1,6 @@
 // Merging by score. The `tokenizers` library runs such vocabularies as byte-pair encoding whose
-// merges are all ways to cut a token in two, ordered by score, then by the longer left part; looking
-// up the joined text gives the same order without that table.
+// merges are all ways to cut a token in two, ordered by score, then by the longer left part;
+// looking up the joined text gives the same order without that table.
 #include "engine/text/spm.h"
 #include <errno.h>
 #include <math.h>
@@ -21,8 +21,8 @@ static int compare_ranked(const void *pa, const void *pb)
     return (a->id > b->id) - (a->id < b->id);
 }
 
-// Gives token after token, by falling score, as many numbers as it has bytes: the one that is its own
-// plus the length of the right part orders all ways to make all tokens.
+// Gives token after token, by falling score, as many numbers as it has bytes: its first number plus
+// the length of the right part orders all ways to make all tokens.
 static void number_tokens(struct spm *s, const struct ranked *ranked)
 {
     uint32_t next = 0;                  // < VOCAB_BYTES_MAX
@@ -66,7 +66,7 @@ static int read_scores(struct spm *s, const struct gguf *g, struct err *err)
     if (r)
         return r;
     if (scores.n != s->vocab->n || scores.type != GGUF_F32)
-        return err_set(err, -EINVAL, KEY_SCORES ": not one float for each of %u tokens", s->vocab->n);
+        return err_set(err, -EINVAL, KEY_SCORES ": not a float for each token");
     return order_by_score(s, &scores, err);
 }
 
@@ -126,7 +126,8 @@ static bool find_joined(const void *ctx, const char *text, const struct merge_sy
 }
 
 // Adds the character p[at..at + n), or its bytes.
-static void add_character(const struct spm *s, struct merge_work *w, const char *p, size_t at, size_t n)
+static void add_character(const struct spm *s, struct merge_work *w, const char *p, size_t at,
+                          size_t n)
 {
     uint32_t id = vocab_find(s->vocab, p + at, n, TYPE(TOKEN_NORMAL));
     if (id != TOKEN_NONE) {
@@ -151,7 +152,8 @@ static void add_character(const struct spm *s, struct merge_work *w, const char 
     }
 }
 
-int spm_encode(const struct spm *s, struct merge_work *w, const char *p, size_t n, struct tokens *out)
+int spm_encode(const struct spm *s, struct merge_work *w, const char *p, size_t n,
+               struct tokens *out)
 {
     int r = merge_start(w, n);
     if (r)

@@ -23,4 +23,5 @@ void spm_finish(struct spm *s);
 size_t spm_piece(const struct spm *s, const char *p, size_t n);
 
 // Appends the tokens of the piece p[0..n), in which a space is a space. Returns 0 or -ENOMEM.
-int spm_encode(const struct spm *s, struct merge_work *w, const char *p, size_t n, struct tokens *out);
+int spm_encode(const struct spm *s, struct merge_work *w, const char *p, size_t n,
+               struct tokens *out);

@@ -161,7 +161,8 @@ static void index_bytes(struct vocab *v)
 {
     for (unsigned b = 0; b < 256; b++) {
         char c = (char)b;
-        v->byte_id[b] = v->kind == VOCAB_BPE ? vocab_find(v, &c, 1, TYPE(TOKEN_NORMAL)) : TOKEN_NONE;
+        bool in_text = v->kind == VOCAB_BPE;
+        v->byte_id[b] = in_text ? vocab_find(v, &c, 1, TYPE(TOKEN_NORMAL)) : TOKEN_NONE;
     }
     for (uint32_t id = 0; id < v->n; id++) {
         uint8_t b = (uint8_t)v->bytes[v->at[id]];

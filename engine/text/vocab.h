@@ -1,8 +1,8 @@
 // The vocabulary of a GGUF file: which bytes each token stands for, and the way back.
 //
-// A token's piece is what it adds to a text, already decoded: byte-level characters are bytes again,
-// U+2581 is a space, <0x0A> is one byte. Encoding works on pieces too, so that nothing is converted
-// twice.
+// A token's piece is what it adds to a text, already decoded: byte-level characters are bytes
+// again, U+2581 is a space, <0x0A> is one byte. Encoding works on pieces too, so that nothing is
+// converted twice.
 // Thread-safety: immutable after vocab_init.
 #pragma once
 #include <stdbool.h>
