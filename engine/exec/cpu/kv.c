@@ -1,0 +1,177 @@
+// KV blocks in this executor's memory: slabs, and how rows become elements of a slice.
+//
+// K and V slices are the panels of vec.h, so that attention multiplies with them as they lie:
+//   K (head_dim, 64 tokens): VEC_F32, VEC_F16 or VEC_Q8_K;  V (64 tokens, head_dim): VEC_Q8_V
+// Rows of a block that are not written yet are zeros or rows of a copied block, never garbage:
+// attention multiplies them by zero.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/exec/cpu/cpu.h"
+#include "base/base.h"
+
+#define SLAB_BYTES ((size_t)1 << 30)
+#define TOKENS KV_BLOCK_TOKENS
+
+int cpu_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err)
+{
+    struct cpu_program *g = container_of(p, struct cpu_program, p);
+    struct kv_slabs kv = { .n_blocks = n_blocks };
+    assert(n_blocks > 0 && !g->kv.slab);
+    int r = kv_layout_init(&kv.layout, g->cfg, g->params.k_type, g->params.v_type,
+                           CPU_LAYOUT_VERSION, err);
+    if (r)
+        return r;
+    size_t block = kv.layout.block_bytes;
+    kv.blocks_per_slab = (uint32_t)CLAMP(SLAB_BYTES / block, (size_t)1, (size_t)n_blocks);
+    kv.n_slabs = DIV_UP(n_blocks, kv.blocks_per_slab);
+    kv.slab = calloc(kv.n_slabs, sizeof(*kv.slab));
+    if (!kv.slab)
+        r = -ENOMEM;
+    for (uint32_t i = 0; r == 0 && i < kv.n_slabs; i++) {
+        uint32_t n = MIN(kv.blocks_per_slab, n_blocks - i * kv.blocks_per_slab);
+        r = mem_map(&kv.slab[i], n * block);
+    }
+    if (r) {
+        kv_finish(&kv);
+        return err_set(err, r, "no memory for %u KV blocks of %zu bytes", n_blocks, block);
+    }
+    g->kv = kv;
+    *ret = kv.layout;
+    return 0;
+}
+
+void kv_finish(struct kv_slabs *kv)
+{
+    for (uint32_t i = 0; kv->slab && i < kv->n_slabs; i++)
+        mem_unmap(&kv->slab[i]);
+    free(kv->slab);
+    kv->slab = NULL;
+}
+
+uint8_t *kv_block(const struct kv_slabs *kv, uint32_t block)
+{
+    assert(block < kv->n_blocks);
+    return (uint8_t *)kv->slab[block / kv->blocks_per_slab].p +
+           block % kv->blocks_per_slab * kv->layout.block_bytes;
+}
+
+void cpu_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block)
+{
+    const struct kv_slabs *kv = &container_of(p, struct cpu_program, p)->kv;
+    memcpy(kv_block(kv, dst_block), kv_block(kv, src_block), kv->layout.block_bytes);
+}
+
+void cpu_kv_read(struct program *p, uint32_t block, void *dst)
+{
+    const struct kv_slabs *kv = &container_of(p, struct cpu_program, p)->kv;
+    memcpy(dst, kv_block(kv, block), kv->layout.block_bytes);
+}
+
+void cpu_kv_write(struct program *p, uint32_t block, const void *src)
+{
+    const struct kv_slabs *kv = &container_of(p, struct cpu_program, p)->kv;
+    memcpy(kv_block(kv, block), src, kv->layout.block_bytes);
+}
+
+enum vec_form kv_k_form(enum kv_type t)
+{
+    return t == KV_F32 ? VEC_F32 : t == KV_F16 ? VEC_F16 : VEC_Q8_K;
+}
+
+enum vec_form kv_v_form(enum kv_type t)
+{
+    return t == KV_F32 ? VEC_F32 : t == KV_F16 ? VEC_F16 : VEC_Q8_V;
+}
+
+// Row j of K: a column, so its elements lie a panel's width apart.
+static void write_k(const struct vec *vec, enum kv_type type, void *slice, const float *x,
+                    uint32_t dim, uint32_t j)
+{
+    uint16_t half[HEAD_DIM_MAX];
+    if (type == KV_F32) {
+        float *p = (float *)slice + j / VEC_F32_PANEL * VEC_F32_PANEL * dim + j % VEC_F32_PANEL;
+        for (uint32_t d = 0; d < dim; d++)
+            p[d * VEC_F32_PANEL] = x[d];
+        return;
+    }
+    uint32_t panel = j / VEC_KV_PANEL, lane = j % VEC_KV_PANEL;
+    if (type == KV_F16) {
+        uint16_t *p = (uint16_t *)slice + panel * VEC_KV_PANEL * dim + lane;
+        vec->to_f16(half, x, dim);
+        for (uint32_t d = 0; d < dim; d++)
+            p[d * VEC_KV_PANEL] = half[d];
+        return;
+    }
+    uint32_t n_groups = dim / KV_Q8_GROUP;
+    size_t group_bytes = VEC_KV_PANEL * sizeof(uint16_t) + KV_Q8_GROUP * VEC_KV_PANEL;
+    for (uint32_t i = 0; i < n_groups; i++) {
+        uint8_t *p = (uint8_t *)slice + (panel * n_groups + i) * group_bytes;
+        int8_t q[KV_Q8_GROUP];
+        uint16_t scale = vec->to_q8(q, x + i * KV_Q8_GROUP);
+        memcpy(p + lane * sizeof(scale), &scale, sizeof(scale));
+        p += VEC_KV_PANEL * sizeof(uint16_t) + lane;
+        for (uint32_t d = 0; d < KV_Q8_GROUP; d++)
+            p[d * VEC_KV_PANEL] = (uint8_t)q[d];
+    }
+}
+
+// Row j of V: contiguous in each panel.
+static void write_v(const struct vec *vec, enum kv_type type, void *slice, const float *x,
+                    uint32_t dim, uint32_t j)
+{
+    uint32_t width = type == KV_F32 ? VEC_F32_PANEL : VEC_KV_PANEL;
+    for (uint32_t d = 0; d < dim; d += width) {
+        uint32_t w = MIN(width, dim - d);
+        size_t at = (size_t)TOKENS * d + (size_t)j * w;
+        if (type == KV_F32) {
+            memcpy((float *)slice + at, x + d, w * sizeof(float));
+        } else if (type == KV_F16) {
+            vec->to_f16((uint16_t *)slice + at, x + d, w);
+        } else {
+            uint8_t *p = (uint8_t *)slice + d / VEC_KV_PANEL * (TOKENS * (VEC_KV_PANEL + 2));
+            int8_t *q = (int8_t *)p + TOKENS * sizeof(uint16_t) + j * VEC_KV_PANEL;
+            uint16_t scale = vec->to_q8(q, x + d);
+            memcpy(p + j * sizeof(scale), &scale, sizeof(scale));
+        }
+    }
+}
+
+// The mean of the K rows as stored. Sums run over the tokens in order, whatever wrote them.
+static void write_digest(const struct cpu_program *g, uint8_t *block, uint32_t layer,
+                         uint32_t head, float *k)
+{
+    const struct kv_layout *l = &g->kv.layout;
+    const struct vec *vec = g->cpu->vec;
+    uint32_t dim = l->head_dim;
+    float mean[HEAD_DIM_MAX] = {0};
+    vec->unpack[kv_k_form(l->k_type)](k, block + kv_k_offset(l, layer, head), dim, TOKENS);
+    for (uint32_t j = 0; j < TOKENS; j++) {
+        const float *column = k + j / VEC_F32_PANEL * VEC_F32_PANEL * dim + j % VEC_F32_PANEL;
+        for (uint32_t d = 0; d < dim; d++)
+            mean[d] += column[d * VEC_F32_PANEL];
+    }
+    vec->scale(mean, mean, dim, 1.0f / TOKENS);
+    uint16_t *digest = (uint16_t *)(void *)(block + kv_digest_offset(l, layer, head));
+    vec->to_f16(digest, mean, dim);
+}
+
+void kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile *t,
+                   uint32_t head, float *scratch)
+{
+    const struct kv_layout *l = &g->kv.layout;
+    const struct batch_seq *seq = &g->batch->seq[t->seq];
+    const struct vec *vec = g->cpu->vec;
+    uint8_t *block = kv_block(&g->kv, seq->block[t->pos0 / TOKENS]);
+    uint8_t *k = block + kv_k_offset(l, op->layer, head);
+    uint8_t *v = block + kv_v_offset(l, op->layer, head);
+    uint32_t j0 = t->pos0 % TOKENS, at = head * l->head_dim;
+    if (j0 == 0 && t->n_rows < TOKENS)
+        memset(k, 0, l->head_bytes);
+    for (uint32_t i = 0; i < t->n_rows; i++) {
+        write_k(vec, l->k_type, k, slot_row(g, op->src[0], t->row0 + i) + at, l->head_dim, j0 + i);
+        write_v(vec, l->v_type, v, slot_row(g, op->src[1], t->row0 + i) + at, l->head_dim, j0 + i);
+    }
+    if (j0 + t->n_rows == TOKENS)
+        write_digest(g, block, op->layer, head, scratch);
+}

@@ -1,0 +1,287 @@
+// See null.h. Logits live in mapped memory that stays the kernel's zero page but where one was set,
+// so that a large vocabulary costs a step nothing.
+#include "engine/exec/null/null.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "base/base.h"
+#include "base/clock.h"
+#include "engine/exec/mem.h"
+
+#define LOGIT 40.0f                 // so far above the zeros that temperature 1 picks it too
+#define NULL_LAYOUT_VERSION 0x6e756c6cu
+#define TOKEN_TYPE_NORMAL 1         // of tokenizer.ggml.token_type
+
+struct null_program {
+    struct program       p;
+    const struct model  *model;
+    struct load_params   params;
+    struct null_settings settings;
+    int32_t             *text;      // (n_text) tokens that are plain ASCII words, owned
+    uint32_t             n_text;
+    struct kv_layout     layout;
+    struct mem           kv, logits;    // a page; (outputs_max, n_vocab) float
+    size_t              *set;       // (n_set) indices of logits that are not zero, owned
+    uint32_t             n_set;
+    uint64_t             steps;
+    struct null_record   record[NULL_RECORDS];
+};
+
+static struct null_program *of(const struct program *p)
+{
+    return (struct null_program *)(uintptr_t)p;
+}
+
+// ---- tokens --------------------------------------------------------------------------------------
+
+// Letters, digits and punctuation, perhaps after the space mark of either kind of vocabulary.
+static bool is_word(struct gguf_str s)
+{
+    static const char *const space[] = { "\xc4\xa0", "\xe2\x96\x81" };
+    for (unsigned i = 0; i < ARRAY_LEN(space); i++) {
+        size_t n = strlen(space[i]);
+        if (s.n >= n && memcmp(s.p, space[i], n) == 0) {
+            s.p += n;
+            s.n -= n;
+            break;
+        }
+    }
+    for (size_t i = 0; i < s.n; i++)
+        if (s.p[i] <= ' ' || s.p[i] > '~' || s.p[i] == '<' || s.p[i] == '>')
+            return false;
+    return s.n > 0;
+}
+
+static int find_words(struct null_program *g, struct err *err)
+{
+    struct gguf_array word = {0}, type = {0};
+    uint32_t n_vocab = g->model->cfg.n_vocab;
+    const struct gguf *file = g->model->file;
+    g->text = calloc(MAX(n_vocab, 1u), sizeof(*g->text));
+    if (!g->text)
+        return err_set(err, -ENOMEM, "no memory for %u tokens", n_vocab);
+    if (file && gguf_get_array(file, "tokenizer.ggml.tokens", &word, NULL) == 0 && word.str)
+        gguf_get_array(file, "tokenizer.ggml.token_type", &type, NULL);
+    for (uint32_t i = 0; i < MIN(n_vocab, word.str ? word.n : 0); i++)
+        if (is_word(word.str[i]) &&
+            (i >= type.n || gguf_array_int(&type, i) == TOKEN_TYPE_NORMAL))
+            g->text[g->n_text++] = (int32_t)i;
+    for (uint32_t i = 0; g->n_text == 0 && i < n_vocab; i++)
+        g->text[i] = (int32_t)i;
+    g->n_text = g->n_text ? g->n_text : n_vocab;
+    return 0;
+}
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ x >> 30) * UINT64_C(0xbf58476d1ce4e5b9);   // splitmix64
+    x = (x ^ x >> 27) * UINT64_C(0x94d049bb133111eb);
+    return x ^ x >> 31;
+}
+
+int32_t null_next_token(const struct program *p, int32_t token, uint32_t pos)
+{
+    const struct null_program *g = of(p);
+    uint64_t x = mix(((uint64_t)pos << 32 | (uint32_t)token) + UINT64_C(0x9e3779b97f4a7c15));
+    const struct null_settings *s = &g->settings;
+    if (s->mean_length && s->end_token >= 0 && mix(x) % s->mean_length == 0)
+        return s->end_token;
+    return g->text[x % g->n_text];
+}
+
+// ---- the executor ----------------------------------------------------------------------------------
+
+static int null_open(struct executor **ret, const struct executor_params *p, struct err *err)
+{
+    (void)p;
+    struct executor *x = calloc(1, sizeof(*x));
+    if (!x)
+        return err_set(err, -ENOMEM, "no memory for an executor");
+    x->ops = &executor_null;
+    *ret = x;
+    return 0;
+}
+
+static void null_close(struct executor *x)
+{
+    free(x);
+}
+
+static void null_describe(const struct executor *x, char *buf, size_t size)
+{
+    (void)x;
+    snprintf(buf, size, "null: no arithmetic");
+}
+
+static void null_unload(struct program *p)
+{
+    if (!p)
+        return;
+    struct null_program *g = of(p);
+    mem_unmap(&g->kv);
+    mem_unmap(&g->logits);
+    free(g->set);
+    free(g->text);
+    free(g);
+}
+
+static int null_load(struct executor *x, const struct model *m, const struct plan *plan,
+                     const struct load_params *lp, struct program **ret, struct err *err)
+{
+    (void)plan;
+    size_t bytes, outputs = lp->outputs_max;
+    uint32_t end;
+    struct null_program *g = calloc(1, sizeof(*g));
+    if (!g)
+        return err_set(err, -ENOMEM, "no memory for a program");
+    g->p.x = x;
+    g->model = m;
+    g->params = *lp;
+    g->settings.end_token = -1;
+    if (m->file && gguf_u32(m->file, "tokenizer.ggml.eos_token_id", 0, INT32_MAX, &end, NULL) == 0)
+        g->settings.end_token = end < m->cfg.n_vocab ? (int32_t)end : -1;
+    int r = find_words(g, err);
+    g->set = calloc(outputs + 1, sizeof(*g->set));
+    if (!r && (!g->set || !mul_size(outputs * sizeof(float), m->cfg.n_vocab, &bytes) ||
+               mem_map(&g->logits, bytes)))
+        r = err_set(err, -ENOMEM, "no memory for %zu outputs", outputs);
+    if (!r && lp->progress && lp->progress(lp->progress_ctx, 1, 1))
+        r = err_set(err, -ECANCELED, "the load was stopped");
+    if (r) {
+        null_unload(&g->p);
+        return r;
+    }
+    *ret = &g->p;
+    return 0;
+}
+
+static int null_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret,
+                         struct err *err)
+{
+    struct null_program *g = of(p);
+    assert(n_blocks > 0);
+    int r = kv_layout_init(&g->layout, &g->model->cfg, g->params.k_type, g->params.v_type,
+                           NULL_LAYOUT_VERSION, err);
+    if (!r && mem_map(&g->kv, 1))
+        r = err_set(err, -ENOMEM, "no memory for a page");
+    if (!r)
+        *ret = g->layout;
+    return r;
+}
+
+static void null_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block)
+{
+    (void)p, (void)dst_block, (void)src_block;
+}
+
+static void null_kv_read(struct program *p, uint32_t block, void *dst)
+{
+    (void)block;
+    memset(dst, 0, of(p)->layout.block_bytes);
+}
+
+static void null_kv_write(struct program *p, uint32_t block, const void *src)
+{
+    (void)p, (void)block, (void)src;
+}
+
+// Output i is of row b->out_row[i], which lies in sequence *seq or a later one.
+static void set_output(struct null_program *g, const struct batch *b, uint32_t i, uint32_t *seq)
+{
+    uint32_t row = b->out_row[i];
+    while (row >= b->seq[*seq].row0 + b->seq[*seq].n_rows)
+        ++*seq;
+    const struct batch_seq *s = &b->seq[*seq];
+    int32_t next = null_next_token(&g->p, b->token[row], s->pos0 + row - s->row0);
+    size_t at = (size_t)i * g->model->cfg.n_vocab + (size_t)next;
+    ((float *)g->logits.p)[at] = LOGIT;
+    g->set[g->n_set++] = at;
+}
+
+static int null_submit(struct program *p, struct batch *b, struct err *err)
+{
+    (void)err;
+    struct null_program *g = of(p);
+    uint32_t seq = 0;
+    assert(b->n_rows <= g->params.rows_max && b->n_out <= g->params.outputs_max);
+    while (g->n_set > 0)
+        ((float *)g->logits.p)[g->set[--g->n_set]] = 0.0f;
+    for (uint32_t i = 0; i < b->n_out; i++)
+        set_output(g, b, i, &seq);
+    for (uint32_t i = 0; i < b->n_seqs; i++)
+        b->seq[i].blocks_read = b->seq[i].blocks_held = 0;
+    b->logits = g->logits.p;
+    g->record[g->steps++ % NULL_RECORDS] =
+        (struct null_record){ b->n_rows, b->n_seqs, b->n_out };
+    return 0;
+}
+
+static int null_wait(struct program *p, uint64_t timeout_ns, struct err *err)
+{
+    const struct null_settings *s = &of(p)->settings;
+    uint64_t ns = MIN(s->step_ns, timeout_ns);
+    if (ns)
+        nanosleep(&(struct timespec){ .tv_sec = (time_t)(ns / NS_PER_S),
+                                      .tv_nsec = (long)(ns % NS_PER_S) }, NULL);
+    if (s->fail_step && of(p)->steps == s->fail_step)
+        return err_set(err, s->fail_code, "the null executor was told to fail");
+    return ns < s->step_ns ? err_set(err, -ETIMEDOUT, "the step is not done") : 0;
+}
+
+static void null_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                           float *dst)
+{
+    (void)row0;
+    const struct plan *plan = of(p)->model->plan;
+    memset(dst, 0, (size_t)n_rows * (plan ? plan->slot_width[s] : 0) * sizeof(float));
+}
+
+static void null_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                            const float *src)
+{
+    (void)p, (void)s, (void)row0, (void)n_rows, (void)src;
+}
+
+const struct executor_ops executor_null = {
+    .name = "null",
+    .open = null_open,
+    .close = null_close,
+    .describe = null_describe,
+    .load = null_load,
+    .unload = null_unload,
+    .kv_alloc = null_kv_alloc,
+    .kv_copy = null_kv_copy,
+    .kv_read = null_kv_read,
+    .kv_write = null_kv_write,
+    .submit = null_submit,
+    .wait = null_wait,
+    .slot_read = null_slot_read,
+    .slot_write = null_slot_write,
+};
+
+// ---- for tests --------------------------------------------------------------------------------------
+
+struct null_settings null_settings(const struct program *p)
+{
+    return of(p)->settings;
+}
+
+void null_set(struct program *p, const struct null_settings *s)
+{
+    assert(s->end_token < (int64_t)of(p)->model->cfg.n_vocab);
+    of(p)->settings = *s;
+}
+
+uint64_t null_steps(const struct program *p)
+{
+    return of(p)->steps;
+}
+
+struct null_record null_record(const struct program *p, uint64_t i)
+{
+    const struct null_program *g = of(p);
+    assert(i < g->steps && i + NULL_RECORDS >= g->steps);
+    return g->record[i % NULL_RECORDS];
+}
