@@ -34,11 +34,12 @@ install_packages() {
 
 # setup_build FOLDER OPTION...: makes a build folder, or gives an old one these options.
 setup_build() {
-    local folder=$1
+    local folder=$1 log
     shift
     if [[ -f $folder/build.ninja ]]; then
         meson configure "$folder" "$@"
-    else
-        meson setup "$folder" "$@" >/dev/null || die "meson setup failed: see $folder/meson-logs"
+    elif ! log=$(meson setup "$folder" "$@" 2>&1); then
+        printf '%s\n' "$log" >&2
+        die "meson setup $folder failed"
     fi
 }
