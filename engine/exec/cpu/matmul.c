@@ -101,7 +101,7 @@ int cpu_mat_init(struct cpu_mat *m, const struct tensor *t, bool exact, struct e
     struct cpu_mat r = {
         .t = t, .n_out = (uint32_t)n_out, .n_in = (uint32_t)n_in,
         .panel_rows = k->panel_rows, .n_panels = (uint32_t)DIV_UP(n_out, k->panel_rows),
-        .exact = l >= LAYOUT_F16, .layout = l, .kernel = &k->mat[l],
+        .exact = cpu_is_float(l), .layout = l, .kernel = &k->mat[l],
     };
     size_t n_blocks = DIV_UP(n_in, (size_t)GROUP * cpu_shapes[l].groups), bytes;
     r.panel_bytes = n_blocks * cpu_block_bytes(l, k->panel_rows);

@@ -21,12 +21,13 @@ static inline void put_sums(__m256i q, struct act_group *dst)
     int32_t half[2] = { _mm256_extract_epi32(neg, 0), _mm256_extract_epi32(neg, 4) };
     __m256i s = _mm256_madd_epi16(x, _mm256_set1_epi16(1));
     __m128i all = _mm_add_epi16(_mm256_castsi256_si128(neg), _mm256_extracti128_si256(neg, 1));
-    __builtin_memcpy(dst->neg[0], &half[0], 4);
-    __builtin_memcpy(dst->neg[1], &half[1], 4);
-    _mm_storeu_si32(dst->neg[2], all);
-    dst->sum16[0] = _mm256_extract_epi32(s, 0);
-    dst->sum16[1] = _mm256_extract_epi32(s, 4);
-    dst->sum = dst->scale * (float)(dst->sum16[0] + dst->sum16[1]);
+    __builtin_memcpy(dst->neg16[0], &half[0], 4);
+    __builtin_memcpy(dst->neg16[1], &half[1], 4);
+    _mm_storeu_si32(dst->neg16[2], all);
+    dst->neg[0] = -_mm256_extract_epi32(s, 0);
+    dst->neg[1] = -_mm256_extract_epi32(s, 4);
+    dst->neg[2] = dst->neg[0] + dst->neg[1];
+    dst->sum = dst->scale * (float)-dst->neg[2];
 }
 
 void cpu_act_prepare_avx2(const float *src, uint32_t n_groups, struct act_group *dst)

@@ -55,6 +55,13 @@ static const struct cpu_shape cpu_shapes[LAYOUT_COUNT] = {
     [LAYOUT_F32]     = { 32, 1,  0 },
 };
 
+#define cpu_is_float(l) ((l) >= LAYOUT_F16)
+
+static inline bool cpu_has_min(enum cpu_layout l)
+{
+    return l == LAYOUT_4_MIN || l == LAYOUT_4_SUPER || l == LAYOUT_5_MIN || l == LAYOUT_5_SUPER;
+}
+
 // Bytes of a group's weights, without its header.
 static inline size_t cpu_group_bytes(enum cpu_layout l, uint32_t panel_rows)
 {
@@ -73,11 +80,11 @@ struct act_group {
     int8_t  q[GROUP];           // -127..127
     float   scale;
     float   sum;                // scale * sum of q
-    // Negated sums of q at inputs 0, 1 and 2, 3 modulo 4: what the two 16-bit lanes of an output
-    // start from to subtract a format's offset. [0], [1]: halves of the group; [2]: all of it.
-    int16_t neg[3][2];
-    int32_t sum16[2];           // sums of q of both halves
-    int32_t unused;
+    // Negated sums of q, from which sums of products start to subtract a format's offset: over
+    // [0], [1] the halves of the group, [2] all of it. neg16: of inputs 0, 1 and of 2, 3 modulo 4,
+    // which are the two 16-bit lanes of an output.
+    int16_t neg16[3][2];
+    int32_t neg[3];
 };
 static_assert(sizeof(struct act_group) == 64, "a cache line");
 

@@ -120,7 +120,7 @@ static uint8_t *put_header(const struct chunk *c, enum cpu_layout l, uint32_t pr
     case LAYOUT_6_SUPER:
         return put_super16(c, pr, dst);
     default:
-        return put_scales(c, pr, g, l == LAYOUT_4_MIN || l == LAYOUT_5_MIN, dst);
+        return put_scales(c, pr, g, cpu_has_min(l), dst);
     }
 }
 
@@ -209,7 +209,7 @@ static void pack_32(const struct cpu_mat *m, uint32_t panel, float *dst)
 void cpu_pack_panel(const struct cpu_mat *m, enum cpu_layout l, uint32_t panel)
 {
     uint8_t *dst = (uint8_t *)m->panel + panel * m->panel_bytes;
-    if (l < LAYOUT_F16) {
+    if (!cpu_is_float(l)) {
         if (m->panel_rows == 8)
             pack_ints(m, l, panel, 8, dst);
         else

@@ -91,7 +91,7 @@ static void group_ints(const struct ints *e, const struct act_group *a, float *a
             for (uint32_t k = 0; k < 16; k++)
                 s += e->q[(h * 4 + k / 4) * V + r * 4 + k % 4] * a->q[h * 16 + k];
             acc[r] += (float)s * (e->scale[h][r] * a->scale);
-            acc[r] += (float)a->sum16[h] * (e->min[h][r] * a->scale);
+            acc[r] += (float)-a->neg[h] * (e->min[h][r] * a->scale);
         }
     }
 }
@@ -126,11 +126,11 @@ static void direct(enum cpu_layout l, const uint8_t *panel, uint32_t n_groups, s
 {
     for (uint32_t g = 0; g < n_groups; g++) {
         struct ints e;
-        if (l < LAYOUT_F16)
+        if (!cpu_is_float(l))
             unpack(l, panel, g, &e);
         for (uint32_t r = 0; r < n_rows; r++) {
-            const uint8_t *x = a.p + r * a.stride + g * cpu_act_group_bytes(l >= LAYOUT_F16);
-            if (l < LAYOUT_F16)
+            const uint8_t *x = a.p + r * a.stride + g * cpu_act_group_bytes(cpu_is_float(l));
+            if (!cpu_is_float(l))
                 group_ints(&e, (const void *)x, acc + r * PR);
             else
                 group_floats(l, panel + g * cpu_group_bytes(l, PR), (const void *)x, acc + r * PR);
@@ -155,12 +155,13 @@ void cpu_act_prepare_portable(const float *src, uint32_t n_groups, struct act_gr
             s[k / 16][k / 2 % 2] += dst->q[k];
         }
         for (uint32_t i = 0; i < 2; i++) {
-            dst->sum16[i] = s[i][0] + s[i][1];
-            dst->neg[0][i] = (int16_t)-s[0][i];
-            dst->neg[1][i] = (int16_t)-s[1][i];
-            dst->neg[2][i] = (int16_t)-(s[0][i] + s[1][i]);
+            dst->neg[i] = -s[i][0] - s[i][1];
+            dst->neg16[0][i] = (int16_t)-s[0][i];
+            dst->neg16[1][i] = (int16_t)-s[1][i];
+            dst->neg16[2][i] = (int16_t)-(s[0][i] + s[1][i]);
         }
-        dst->sum = dst->scale * (float)(dst->sum16[0] + dst->sum16[1]);
+        dst->neg[2] = dst->neg[0] + dst->neg[1];
+        dst->sum = dst->scale * (float)-dst->neg[2];
     }
 }
 
