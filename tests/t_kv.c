@@ -43,7 +43,8 @@ TEST(layout_type_names)
 
 // ---- keys ----
 
-static void key_of(const struct kv_identity *id, uint32_t pos, const int32_t *token, struct hash *ret)
+static void key_of(const struct kv_identity *id, uint32_t pos, const int32_t *token,
+                   struct hash *ret)
 {
     struct hash root;
     kv_key_root(id, &root);
@@ -198,8 +199,8 @@ TEST(pool_forgets)
 
 // ---- tables against a naive model ----
 //
-// A block's bytes are one int per token here. The naive model keeps each text whole; after any series
-// of operations reading through the table must give the naive text.
+// A block's bytes are one int per token here. The naive model keeps each text whole; after any
+// series of operations reading through the table must give the naive text.
 
 enum { POOL = 40, TEXTS = 6, LONG = 8 * KV_BLOCK_TOKENS };
 static int32_t memory[POOL][KV_BLOCK_TOKENS];

@@ -1,9 +1,10 @@
-// The scheduler over seeds: random clients, prompts with common beginnings, cancellations and a pool
-// that is too small, with a simulated executor.
+// The scheduler over seeds: random clients, prompts with common beginnings, cancellations and a
+// pool that is too small, with a simulated executor.
 //
-// The simulated KV of a block is the tokens that were written into it. Before a row runs, everything
-// that its table shows must be the sequence's own text: that catches a block shared or reused wrongly.
-// The next token is a hash of all tokens before it, so a sequence's text is known in advance.
+// The simulated KV of a block is the tokens that were written into it. Before a row runs,
+// everything that its table shows must be the sequence's own text: that catches a block shared or
+// reused wrongly. The next token is a hash of all tokens before it, so a sequence's text is known
+// in advance.
 #include "tests/test.h"
 #include <errno.h>
 #include "engine/run/sched.h"
@@ -245,7 +246,8 @@ TEST(preemption_keeps_texts)
     sim_close(&sim);
 }
 
-// One client keeps coming with long prompts; another one's short request must not wait for them all.
+// One client keeps coming with long prompts; another one's short request must not wait for them
+// all.
 TEST(no_starvation_under_adversarial_arrivals)
 {
     rng_state = 99;

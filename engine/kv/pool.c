@@ -222,7 +222,8 @@ uint32_t kv_pool_find(struct kv_pool *p, const struct hash *key, const int32_t *
     uint32_t b = lookup(p, key);
     if (b == KV_BLOCK_NONE)
         return KV_BLOCK_NONE;
-    // Two contents under one key would be a broken hash; the answer then is a miss, not a wrong text.
+    // Two contents under one key would be a broken hash; the answer then is a miss, not a wrong
+    // text.
     if (memcmp(&p->token[(size_t)b * KV_BLOCK_TOKENS], token, KV_BLOCK_TOKENS * sizeof *token) != 0)
         return KV_BLOCK_NONE;
     struct kv_block *k = &p->block[b];

@@ -3,8 +3,8 @@
 // The pool knows numbers only; the bytes of a block are the executor's.
 //   1. Only the table that took a block writes to it, and only while it is FILLING.
 //   2. A FULL block is immutable; every table that holds it has one reference.
-//   3. A FULL block with a key and without references stays cached until its room is needed; the one
-//      released longest ago goes first.
+//   3. A FULL block with a key and without references stays cached until its room is needed; the
+//      one released longest ago goes first.
 // Thread-safety: none; the engine thread owns the pool. No allocation after kv_pool_create.
 #pragma once
 #include <stdbool.h>
@@ -30,8 +30,8 @@ void     kv_pool_unref(struct kv_pool *p, uint32_t block);
 
 // FILLING -> FULL, private to those who are handed it.
 void kv_pool_seal(struct kv_pool *p, uint32_t block);
-// FILLING -> FULL, found by its key from now on. False: another block has that key already; this one
-// then is sealed without a key.
+// FILLING -> FULL, found by its key from now on. False: another block has that key already; this
+// one then is sealed without a key.
 bool kv_pool_publish(struct kv_pool *p, uint32_t block, const struct hash *key,
                      const int32_t *token);
 // FULL -> FILLING for the only holder; nobody finds it any more. False: it is shared.

@@ -30,8 +30,8 @@ void kv_table_append(struct kv_table *t, const struct kv_pool *p, uint32_t block
 // copied. Returns 0 or -ENOSPC (the pool is dry; dst stays empty).
 int  kv_table_fork(struct kv_table *dst, const struct kv_table *src, struct kv_pool *p,
                    uint32_t n_tokens, const struct kv_copier *copier);
-// Keeps the first n_tokens; the next token may be written again. Returns 0 or -ENOSPC (a shared last
-// block cannot be copied because the pool is dry; the table is as before).
+// Keeps the first n_tokens; the next token may be written again. Returns 0 or -ENOSPC (a shared
+// last block cannot be copied because the pool is dry; the table is as before).
 int  kv_table_truncate(struct kv_table *t, struct kv_pool *p, uint32_t n_tokens,
                        const struct kv_copier *copier);
 // Gives all blocks back, the last one first: the end of a text is evicted before its beginning.

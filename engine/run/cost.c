@@ -1,17 +1,18 @@
 // Learning by normalised least mean squares: each step's error is spread over the three weights in
-// proportion to what the step had of each. It cannot blow up, however alike the steps are, and along
-// the direction that is seen it is an exponential average.
+// proportion to what the step had of each. It cannot blow up, however alike the steps are, and
+// along the direction that is seen it is an exponential average.
 #include "engine/run/cost.h"
 #include "base/base.h"
 
-// Puts the three features on one scale. A decode step of a few rows is mostly the reading of weights,
-// so up to STEP_SCALE rows an error counts as the step's rather than as the rows'; and around
-// DEPTH_SCALE tokens attention costs about as much as everything else.
+// Puts the three features on one scale. A decode step of a few rows is mostly the reading of
+// weights, so up to STEP_SCALE rows an error counts as the step's rather than as the rows'; and
+// around DEPTH_SCALE tokens attention costs about as much as everything else.
 #define STEP_SCALE 16.0
 #define DEPTH_SCALE 4096.0
 // The first steps count for more: their average is all there is.
 #define RATE_MIN 0.3
-// A step that took longer than this many times the prediction was interrupted: it teaches only so much.
+// A step that took longer than this many times the prediction was interrupted: it teaches only so
+// much.
 #define SURPRISE_MAX 4.0
 
 static void features(struct step_work w, double x[3])

@@ -20,7 +20,7 @@ int sched_create(struct sched **ret, const struct sched_params *p, struct kv_poo
         goto no_memory;
     s->p = *p;
     s->pool = pool;
-    s->n_clients = 2 * p->live_max;         // so that one is free, and the idle are remembered a while
+    s->n_clients = 2 * p->live_max;     // one is always free, and the idle are remembered a while
     s->client = calloc(s->n_clients, sizeof *s->client);
     s->running = calloc(p->seqs_max, sizeof(struct sequence *));
     s->step.item = calloc(p->seqs_max, sizeof *s->step.item);
@@ -131,14 +131,15 @@ static bool is_being_computed(const struct sched *s, const struct sequence *q)
     for (uint32_t i = 0; i < s->n_running; i++) {
         const struct sequence *r = s->running[i];
         if (r->state == SEQ_PREFILL && r->reuse && next < r->n_keys &&
-            r->n_computed < (next + 1) * KV_BLOCK_TOKENS && hash_equal(&r->key[next], &q->key[next]))
+            r->n_computed < (next + 1) * KV_BLOCK_TOKENS &&
+            hash_equal(&r->key[next], &q->key[next]))
             return true;
     }
     return false;
 }
 
-// Every running sequence keeps one block in sight, so that an admission is not followed at once by a
-// preemption.
+// Every running sequence keeps one block in sight, so that an admission is not followed at once by
+// a preemption.
 static bool has_room(const struct sched *s, const struct sequence *q)
 {
     uint32_t need = n_blocks_for(q->n_tokens) - q->table.n_blocks;
@@ -165,8 +166,8 @@ static int admit(struct sched *s, struct sequence *q)
     return 0;
 }
 
-// The youngest sequence of the client that runs the most, if that is more than one and the client was
-// served at least as much as c.
+// The youngest sequence of the client that runs the most, if that is more than one and the client
+// was served at least as much as c.
 static struct sequence *crowding(struct sched *s, const struct sched_client *c)
 {
     struct sequence *victim = NULL;

@@ -1,12 +1,13 @@
 // The scheduler: which rows of which sequences run in the next step.
 //
-// Every step: first one row of each decoding sequence, then chunks of prompts, sized so that the step
-// is expected to stay within max_step_ns. Chunks and admissions go to the client that was served the
-// fewest tokens, within a client to the oldest sequence.
+// Every step: first one row of each decoding sequence, then chunks of prompts, sized so that the
+// step is expected to stay within max_step_ns. Chunks and admissions go to the client that was
+// served the fewest tokens, within a client to the oldest sequence.
 //
-// A sequence is admitted when the pool has blocks for all its tokens, and gets them at once. Decoding
-// takes a block now and then; when the pool is dry the youngest running sequence is preempted. The
-// oldest running one therefore always goes on, and since each fits into the pool alone, all finish.
+// A sequence is admitted when the pool has blocks for all its tokens, and gets them at once.
+// Decoding takes a block now and then; when the pool is dry the youngest running sequence is
+// preempted. The oldest running one therefore always goes on, and since each fits into the pool
+// alone, all finish.
 //
 // Pure: no clock, no lock, no executor, no allocation after sched_create.
 // Thread-safety: none; the engine thread owns it.
@@ -46,19 +47,21 @@ int  sched_create(struct sched **ret, const struct sched_params *p, struct kv_po
                   struct err *err);
 void sched_destroy(struct sched *s);                        // must be empty; NULL is fine
 
-// A WAITING sequence joins the queue of its client. There are fewer than live_max, and the pool could
-// hold its n_max tokens.
+// A WAITING sequence joins the queue of its client. There are fewer than live_max, and the pool
+// could hold its n_max tokens.
 void sched_add(struct sched *s, struct sequence *q);
-// It leaves, whatever its state: its blocks are given back and it is DONE. Not between sched_plan and
-// sched_commit of a step that has it, unless that step is given up.
+// It leaves, whatever its state: its blocks are given back and it is DONE. Not between sched_plan
+// and sched_commit of a step that has it, unless that step is given up.
 void sched_remove(struct sched *s, struct sequence *q);
 // Nothing of what it computed or used is found in the cache again.
 void sched_forget(struct sched *s, struct sequence *q);
 
-// The next step; valid until the next call. Empty (n_items 0) only when nothing is waiting or running.
+// The next step; valid until the next call. Empty (n_items 0) only when nothing is waiting or
+// running.
 const struct sched_step *sched_plan(struct sched *s);
 // The planned step ran and took step_ns: its rows are computed, its full blocks can be found, and
-// sequences without pending rows DECODE. The caller then pushes a token to each of those or removes it.
+// sequences without pending rows DECODE. The caller then pushes a token to each of those or removes
+// it.
 void sched_commit(struct sched *s, uint64_t step_ns);
 
 struct sched_stats sched_stats(const struct sched *s);

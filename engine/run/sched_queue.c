@@ -1,8 +1,8 @@
 // Clients of the scheduler: their queues, and whose turn it is.
 //
-// Each client counts the rows computed for it. Whoever has the fewest goes first, so clients with work
-// get equal shares. One that comes new or back from idling starts level with the least served: it can
-// neither save up turns nor shed what it used.
+// Each client counts the rows computed for it. Whoever has the fewest goes first, so clients with
+// work get equal shares. One that comes new or back from idling starts level with the least served:
+// it can neither save up turns nor shed what it used.
 #include "engine/run/sched_priv.h"
 #include "base/base.h"
 

@@ -1,8 +1,11 @@
 // A sequence: tokens, the blocks that hold their keys and values, and where it stands.
 //
 //   WAITING -> PREFILL -> DECODE -> DONE
-//      ^         |           |            preemption goes back to WAITING: blocks are given up, tokens
-//      +---------+-----------+            stay and are computed again. DONE is reached from anywhere.
+//      ^         |           |
+//      +---------+-----------+
+//
+//   Preemption goes back to WAITING: blocks are given up, tokens stay and are computed again.
+//   DONE is reached from anywhere.
 //   LOADING is for blocks that come from the store: WAITING -> LOADING -> PREFILL.
 //
 // Thread-safety: none; after it was handed to the scheduler a sequence is the engine thread's.
@@ -22,8 +25,8 @@ struct sequence {
     uint32_t        out_from, out_to;   // rows in [from, to) need logits too, not only the last one
     struct kv_table table;
     struct hash     root;           // parent key of the first block
-    struct hash    *key;            // (n_max / KV_BLOCK_TOKENS), owned; keys of the first n_keys blocks
-    uint32_t        n_keys;
+    struct hash    *key;            // (n_max / KV_BLOCK_TOKENS), owned
+    uint32_t        n_keys;         // blocks whose key is known
     bool            reuse;          // blocks are taken from and given to the prefix cache
     uint64_t        client;
     uint32_t        n_cached;       // prompt tokens that the cache had, at the first admission
@@ -61,8 +64,8 @@ static inline uint32_t seq_pending(const struct sequence *s)
     return s->n_tokens - s->n_computed;
 }
 
-// Leading blocks that may come from the cache: the last token is always computed, since its row gives
-// the logits, and so is every row whose own logits are wanted.
+// Leading blocks that may come from the cache: the last token is always computed, since its row
+// gives the logits, and so is every row whose own logits are wanted.
 uint32_t seq_n_reusable(const struct sequence *s);
 // The rows in [from, to) that need logits.
 uint32_t seq_n_outputs(const struct sequence *s, uint32_t from, uint32_t to);

@@ -1,0 +1,294 @@
+// Opening and closing an engine: model, executor, block pool, scheduler, thread.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+#include "engine/run/priv.h"
+#include "base/clock.h"
+
+#define SEQS_DEFAULT 64
+#define QUEUE_DEFAULT 256
+#define STEP_MS_DEFAULT 100
+#define QUEUE_LIMIT 65536
+// Rows of a step: what a prompt chunk can use well. Rows with logits: each costs a vocabulary of
+// floats.
+#define ROWS_DEFAULT 512
+#define OUTPUTS_DEFAULT 64
+
+// ---- model ----
+
+static char *piece_dup(const struct tokenizer *t, int32_t id)
+{
+    size_t n = 0;
+    const char *p = id < 0 ? "" : tokenizer_piece(t, id, true, &n);
+    return strndup(p, n);
+}
+
+static void open_template(struct engine *e)
+{
+    struct gguf_str src;
+    int r = gguf_string(e->model->file, "tokenizer.chat_template", &src, &e->tmpl_err);
+    if (r == 0)
+        r = template_open(&e->tmpl, src.p, src.n, &e->tmpl_err);
+    else if (r == -ENOENT)
+        err_set(&e->tmpl_err, r, "%s", "the model file has no chat template");
+}
+
+static void count_weights(const struct gguf *g, struct engine_info *info)
+{
+    for (size_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct tensor *t = gguf_tensor_at(g, i);
+        uint64_t n = 1;
+        for (int d = 0; d < TENSOR_DIMS_MAX; d++)
+            n *= t->dim[d];
+        info->n_params += n;
+        info->weight_bytes += t->bytes;
+    }
+}
+
+static int open_model(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    int r = model_open(&e->model, p->model_path, err);
+    if (r < 0)
+        return r;
+    r = tokenizer_open(&e->tok, e->model->file, err);
+    if (r < 0)
+        return r;
+    uint32_t n_named = tokenizer_n_vocab(e->tok);
+    if (n_named > e->model->cfg.n_vocab)
+        return err_set(err, -EINVAL, "the vocabulary has %u tokens, the model only %u", n_named,
+                       e->model->cfg.n_vocab);
+    open_template(e);
+    e->file = strdup(p->model_path);
+    e->bos = piece_dup(e->tok, tokenizer_bos(e->tok));
+    e->eos = piece_dup(e->tok, tokenizer_eos(e->tok));
+    if (!e->file || !e->bos || !e->eos)
+        return err_set(err, -ENOMEM, "no memory for an engine");
+    const struct model_cfg *cfg = &e->model->cfg;
+    e->info.arch = cfg->arch;
+    e->info.name = cfg->name;
+    e->info.file = e->file;
+    e->info.n_layers = cfg->n_layers;
+    e->info.n_vocab = cfg->n_vocab;
+    e->info.ctx_train_tokens = cfg->n_ctx_train;
+    e->info.has_template = e->tmpl != NULL;
+    e->info.fingerprint = e->model->fingerprint;
+    count_weights(e->model->file, &e->info);
+    return 0;
+}
+
+// ---- executor ----
+
+static int set_limits(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    struct sched_params *l = &e->limits;
+    uint32_t queue_max = p->queue_max ? p->queue_max : QUEUE_DEFAULT;
+    l->seqs_max = p->seqs_max ? p->seqs_max : SEQS_DEFAULT;
+    if (l->seqs_max > BATCH_SEQS_MAX)
+        return err_set(err, -EINVAL, "%u sequences at once, at most %u", l->seqs_max,
+                       BATCH_SEQS_MAX);
+    if (queue_max > QUEUE_LIMIT)
+        return err_set(err, -EINVAL, "%u waiting requests, at most %u", queue_max, QUEUE_LIMIT);
+    l->rows_max = MAX(ROWS_DEFAULT, ALIGN_UP(l->seqs_max * 2, KV_BLOCK_TOKENS));
+    l->outputs_max = MAX(OUTPUTS_DEFAULT, l->seqs_max);
+    l->live_max = l->seqs_max + queue_max;
+    l->max_step_ns = (p->max_step_ms ? p->max_step_ms : STEP_MS_DEFAULT) * NS_PER_MS;
+    return 0;
+}
+
+static int parse_kv_type(const char *name, bool exact, enum kv_type *ret, struct err *err)
+{
+    if (!name) {
+        *ret = exact ? KV_F32 : KV_F16;
+        return 0;
+    }
+    int r = kv_type_parse(name, ret);
+    return r < 0 ? err_set(err, r, "no KV type is called \"%s\"", name) : 0;
+}
+
+static int open_executor(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    const char *name = p->device ? p->device : "auto";
+    const struct executor_ops *ops = executor_find(name);
+    if (!ops)
+        return err_set(err, -EINVAL, "no device is called \"%s\"", name);
+    struct executor_params xp = {.threads = p->threads, .exact = p->exact};
+    int r = ops->open(&e->x, &xp, err);
+    if (r < 0)
+        return r;
+    ops->describe(e->x, e->device, sizeof e->device);
+    struct load_params lp = {
+        .rows_max = e->limits.rows_max, .seqs_max = e->limits.seqs_max,
+        .outputs_max = e->limits.outputs_max,
+        .progress = p->progress, .progress_ctx = p->progress_ctx,
+    };
+    r = parse_kv_type(p->kv_k, p->exact, &lp.k_type, err);
+    if (r == 0)
+        r = parse_kv_type(p->kv_v, p->exact, &lp.v_type, err);
+    if (r == 0)
+        r = kv_layout_init(&e->layout, &e->model->cfg, lp.k_type, lp.v_type, 0, err);
+    if (r == 0)
+        r = ops->load(e->x, e->model, e->model->plan, &lp, &e->prog, err);
+    e->info.device = e->device;
+    e->info.kv_k = kv_type_name(lp.k_type);
+    e->info.kv_v = kv_type_name(lp.v_type);
+    return r;
+}
+
+// ---- blocks ----
+
+static uint64_t machine_memory_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : UINT64_C(1) << 32;
+}
+
+// How many blocks the pool gets, and how long a sequence may become.
+static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *n_blocks,
+                     struct err *err)
+{
+    uint64_t ctx = p->ctx_tokens ? p->ctx_tokens : MIN(e->model->cfg.n_ctx_train, CTX_MAX);
+    if (ctx > CTX_MAX)
+        return err_set(err, -EINVAL, "a context of %u tokens, at most %u", p->ctx_tokens, CTX_MAX);
+    uint64_t per_seq = DIV_UP(ctx, KV_BLOCK_TOKENS), block = e->layout.block_bytes;
+    uint64_t n = p->kv_memory_bytes / block;
+    if (!p->kv_memory_bytes)
+        n = CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
+    if (n == 0)
+        return err_set(err, -ENOSPC, "%llu bytes of KV memory, one block has %llu",
+                       (unsigned long long)p->kv_memory_bytes, (unsigned long long)block);
+    n = MIN(n, UINT32_MAX / 4);
+    if (!p->ctx_tokens)
+        ctx = MIN(ctx, n * KV_BLOCK_TOKENS);
+    e->info.ctx_tokens = (uint32_t)ctx;
+    e->info.kv_blocks = *n_blocks = (uint32_t)n;
+    return 0;
+}
+
+static int open_pool(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    uint32_t n_blocks = 0;
+    int r = size_pool(e, p, &n_blocks, err);
+    if (r == 0)
+        r = e->x->ops->kv_alloc(e->prog, n_blocks, &e->layout, err);
+    if (r == 0)
+        r = kv_pool_create(&e->pool, n_blocks, err);
+    if (r == 0)
+        r = sched_create(&e->sched, &e->limits, e->pool, err);
+    e->info.kv_block_bytes = e->layout.block_bytes;
+    return r;
+}
+
+// ---- thread ----
+
+static int open_thread(struct engine *e, struct err *err)
+{
+    e->batch_token = calloc(e->limits.rows_max, sizeof *e->batch_token);
+    e->batch_seq = calloc(e->limits.seqs_max, sizeof *e->batch_seq);
+    e->batch_out = calloc(e->limits.outputs_max, sizeof *e->batch_out);
+    if (!e->batch_token || !e->batch_seq || !e->batch_out ||
+        sampler_scratch_init(&e->scratch, e->info.n_vocab) < 0)
+        return err_set(err, -ENOMEM, "no memory for an engine");
+    e->batch = (struct batch){
+        .token = e->batch_token, .seq = e->batch_seq, .out_row = e->batch_out,
+    };
+    e->queue_end = &e->queue;
+    e->stats.last_step_ns = clock_now_ns();
+    int r = pthread_create(&e->thread, NULL, engine_main, e);
+    return r ? err_set(err, -r, "no thread for the engine: %s", strerror(r)) : 0;
+}
+
+static void init_locks(struct engine *e)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&e->wakeup, &attr);
+    pthread_cond_init(&e->eval_done, NULL);
+    pthread_condattr_destroy(&attr);
+    pthread_mutex_init(&e->lock, NULL);
+}
+
+// Everything but the thread; takes half-opened engines.
+static void engine_free(struct engine *e)
+{
+    sched_destroy(e->sched);
+    kv_pool_destroy(e->pool);
+    if (e->prog)
+        e->x->ops->unload(e->prog);
+    if (e->x)
+        e->x->ops->close(e->x);
+    template_close(e->tmpl);
+    tokenizer_close(e->tok);
+    model_close(e->model);
+    free(e->batch_token);
+    free(e->batch_seq);
+    free(e->batch_out);
+    sampler_scratch_finish(&e->scratch);
+    str_free(&e->text);
+    str_free(&e->shown);
+    free(e->file);
+    free(e->bos);
+    free(e->eos);
+    pthread_cond_destroy(&e->wakeup);
+    pthread_cond_destroy(&e->eval_done);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
+}
+
+int engine_open(struct engine **ret, const struct engine_params *p, struct err *err)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    if (!e)
+        return err_set(err, -ENOMEM, "no memory for an engine");
+    init_locks(e);
+    e->exact = p->exact;
+    e->prefix_cache = p->prefix_cache == 0;
+    int r = set_limits(e, p, err);
+    if (r == 0)
+        r = open_model(e, p, err);
+    if (r == 0)
+        r = open_executor(e, p, err);
+    if (r == 0)
+        r = open_pool(e, p, err);
+    if (r == 0)
+        r = open_thread(e, err);
+    if (r < 0) {
+        engine_free(e);
+        return r;
+    }
+    *ret = e;
+    return 0;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    pthread_mutex_lock(&e->lock);
+    e->draining = e->closing = true;
+    pthread_cond_signal(&e->wakeup);
+    pthread_mutex_unlock(&e->lock);
+    pthread_join(e->thread, NULL);
+    assert(e->n_live == 0 && !e->jobs && !e->queue);
+    engine_free(e);
+}
+
+void engine_drain(struct engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    e->draining = true;
+    pthread_mutex_unlock(&e->lock);
+}
+
+const struct engine_info *engine_info(const struct engine *e) { return &e->info; }
+const struct tokenizer *engine_tokenizer(const struct engine *e) { return e->tok; }
+
+void engine_stats(struct engine *e, struct engine_stats *ret)
+{
+    pthread_mutex_lock(&e->lock);
+    *ret = e->stats;
+    ret->waiting = e->n_live - e->stats.running;    // also those the thread did not take yet
+    pthread_mutex_unlock(&e->lock);
+}

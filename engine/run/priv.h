@@ -1,0 +1,99 @@
+// What the files of the engine share: the engine and one job per request.
+#pragma once
+#include <pthread.h>
+#include "engine/engine.h"
+#include "engine/exec/executor.h"
+#include "engine/kv/pool.h"
+#include "engine/model/model.h"
+#include "engine/run/sample.h"
+#include "engine/run/sched.h"
+#include "engine/run/stop.h"
+#include "engine/run/stream.h"
+#include "engine/text/utf8.h"
+
+struct job {                            // a request; the engine thread's once it is in the queue
+    struct sequence    seq;
+    struct stream     *stream;          // the engine's reference
+    struct gen_params  gen;             // its lists are the job's own
+    struct attn_policy attn;
+    struct logit_bias *bias;            // owned: the sampler's
+    struct sampler     sampler;
+    struct stop        stop;
+    struct utf8_stream utf8;
+    uint64_t           deadline_ns;
+    uint64_t           submitted_ns, started_ns, first_ns;  // 0: not yet
+    bool               prompt_begun;    // its first prompt token was handed out
+    struct usage       usage;
+    struct job        *prev, *next;
+};
+
+struct eval_call {                      // of engine_eval, on its caller's stack
+    const int32_t           *token;
+    uint32_t                 n;
+    const struct attn_policy *attn;
+    int                    (*row)(void *ctx, uint32_t i, const float *logits, uint32_t n_vocab);
+    void                    *ctx;
+    struct err              *err;
+    int                      result;
+    bool                     finished;
+};
+
+struct engine {
+    // Constant after engine_open.
+    struct engine_info    info;
+    struct model         *model;
+    struct tokenizer     *tok;
+    struct chat_template *tmpl;         // NULL: none, and tmpl_err says why
+    struct err            tmpl_err;
+    char                 *file, *bos, *eos;     // owned
+    char                  device[128];
+    struct executor      *x;
+    struct program       *prog;
+    struct kv_layout      layout;
+    struct sched_params   limits;
+    bool                  exact, prefix_cache;
+    pthread_t             thread;
+
+    // The engine thread's.
+    struct kv_pool       *pool;
+    struct sched         *sched;
+    struct job           *jobs;         // all that it has
+    struct batch          batch;
+    int32_t              *batch_token;  // (rows_max)
+    struct batch_seq     *batch_seq;    // (seqs_max)
+    uint32_t             *batch_out;    // (outputs_max)
+    struct sampler_scratch scratch;
+    struct str            text, shown;  // scratch: characters of a token; what of them may be seen
+
+    // Under lock, a leaf.
+    pthread_mutex_t       lock;
+    pthread_cond_t        wakeup;       // of the engine thread
+    pthread_cond_t        eval_done;
+    struct job           *queue, **queue_end;   // submitted, not yet taken; linked by next
+    uint32_t              n_live;       // requests admitted and not ended
+    bool                  draining, closing;
+    struct eval_call     *eval;
+    struct engine_stats   stats;
+};
+
+// submit.c
+void job_destroy(struct job *j);        // its stream is finished; NULL is fine
+
+// step.c
+void *engine_main(void *engine);
+// Fills in the batch and runs it. Returns 0 or what the executor gave.
+int   engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,
+                       struct err *err);
+// The request leaves the engine and its reader gets DONE.
+void  job_end(struct engine *e, struct job *j, enum finish_reason reason, const struct err *err);
+
+// output.c
+// A step computed rows [from, from + it->n_rows) of j; logits are its output rows (n_out, n_vocab).
+// May end the job.
+void job_outputs(struct engine *e, struct job *j, const struct sched_item *it, uint32_t from,
+                 const float *logits);
+// What stop strings and half characters held back is shown; the text ends here.
+void job_flush_text(struct engine *e, struct job *j);
+
+// eval.c
+void engine_run_eval(struct engine *e, struct eval_call *c);

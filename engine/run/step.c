@@ -1,0 +1,274 @@
+// The engine thread: takes submissions, ends what was cancelled or is late, and runs step after
+// step.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include "engine/run/priv.h"
+#include "base/clock.h"
+
+// A step that takes longer than this is a lost device.
+#define STEP_TIMEOUT_NS (300 * NS_PER_S)
+// How often an idle engine says that it is alive.
+#define IDLE_NS (NS_PER_S / 2)
+
+// ---- jobs ----
+
+static struct job *job_of(struct sequence *q) { return container_of(q, struct job, seq); }
+
+static void job_link(struct engine *e, struct job *j)
+{
+    j->prev = NULL;
+    j->next = e->jobs;
+    if (j->next)
+        j->next->prev = j;
+    e->jobs = j;
+    sched_add(e->sched, &j->seq);
+}
+
+static void job_unlink(struct engine *e, struct job *j)
+{
+    if (j->next)
+        j->next->prev = j->prev;
+    if (j->prev)
+        j->prev->next = j->next;
+    else
+        e->jobs = j->next;
+    sched_remove(e->sched, &j->seq);
+}
+
+static void stats_refresh_locked(struct engine *e)
+{
+    struct sched_stats s = sched_stats(e->sched);
+    e->stats.running = s.n_running;
+    e->stats.preemptions = s.preemptions;
+    e->stats.kv_blocks_used = kv_pool_n_used(e->pool);
+    e->stats.kv_blocks_cached = kv_pool_n_cached(e->pool);
+}
+
+static void count_end(struct engine *e, const struct job *j, enum finish_reason reason)
+{
+    struct engine_stats *s = &e->stats;
+    pthread_mutex_lock(&e->lock);
+    s->requests_stop += reason == FINISH_STOP;
+    s->requests_length += reason == FINISH_LENGTH;
+    s->requests_cancelled += reason == FINISH_CANCELLED;
+    s->requests_error += reason == FINISH_ERROR || reason == FINISH_DEADLINE;
+    s->blocks_read += j->usage.blocks_read;
+    s->blocks_held += j->usage.blocks_held;
+    stats_refresh_locked(e);
+    e->n_live--;
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void finish_usage(struct job *j)
+{
+    uint64_t now = clock_now_ns();
+    uint64_t started = j->started_ns ? j->started_ns : now, first = j->first_ns ? j->first_ns : now;
+    j->usage.queued_ns = started - j->submitted_ns;
+    j->usage.prefill_ns = first - started;
+    j->usage.decode_ns = now - first;
+    j->usage.cached_tokens = j->seq.n_cached;
+}
+
+void job_end(struct engine *e, struct job *j, enum finish_reason reason, const struct err *err)
+{
+    job_flush_text(e, j);
+    finish_usage(j);
+    job_unlink(e, j);
+    count_end(e, j, reason);        // before the reader can know: then what it asks for next fits
+    struct delta done = {
+        .kind = DELTA_DONE, .reason = reason, .usage = j->usage, .time_ns = clock_now_ns(),
+    };
+    if (err)
+        done.err = *err;
+    stream_finish(j->stream, &done);
+    job_destroy(j);
+}
+
+static void end_all(struct engine *e, enum finish_reason reason, const struct err *err)
+{
+    while (e->jobs)
+        job_end(e, e->jobs, reason, err);
+}
+
+static void end_cancelled(struct engine *e)
+{
+    uint64_t now = clock_now_ns();
+    for (struct job *j = e->jobs, *next; j; j = next) {
+        next = j->next;
+        if (stream_cancelled(j->stream))
+            job_end(e, j, FINISH_CANCELLED, NULL);
+        else if (j->deadline_ns && now >= j->deadline_ns)
+            job_end(e, j, FINISH_DEADLINE, NULL);
+    }
+}
+
+// ---- a step ----
+
+// One sequence's rows and outputs go into the batch behind what is there.
+static void batch_add(struct engine *e, const struct sched_item *it, uint32_t *n_rows,
+                      uint32_t *n_out)
+{
+    const struct sequence *q = it->seq;
+    uint32_t pos0 = q->n_computed, row0 = *n_rows;
+    e->batch_seq[e->batch.n_seqs++] = (struct batch_seq){
+        .block = q->table.block, .n_blocks = DIV_UP(pos0 + it->n_rows, KV_BLOCK_TOKENS),
+        .row0 = row0, .n_rows = it->n_rows, .pos0 = pos0, .attn = job_of(it->seq)->attn,
+    };
+    memcpy(&e->batch_token[row0], &q->token[pos0], it->n_rows * sizeof *q->token);
+    for (uint32_t i = 0; i < it->n_rows && it->n_out > 0; i++)
+        if (seq_is_output(q, pos0 + i))
+            e->batch_out[(*n_out)++] = row0 + i;
+    *n_rows += it->n_rows;
+}
+
+int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,
+                     struct err *err)
+{
+    const struct executor_ops *ops = e->x->ops;
+    e->batch.n_rows = n_rows;
+    e->batch.n_seqs = n_seqs;
+    e->batch.n_out = n_out;
+    e->batch.logits = NULL;
+    int r = ops->submit(e->prog, &e->batch, err);
+    return r < 0 ? r : ops->wait(e->prog, STEP_TIMEOUT_NS, err);
+}
+
+static int run_planned(struct engine *e, const struct sched_step *t, struct err *err)
+{
+    uint32_t n_rows = 0, n_out = 0;
+    uint64_t now = clock_now_ns();
+    e->batch.n_seqs = 0;
+    for (uint32_t i = 0; i < t->n_items; i++) {
+        struct job *j = job_of(t->item[i].seq);
+        if (!j->started_ns)
+            j->started_ns = now;
+        batch_add(e, &t->item[i], &n_rows, &n_out);
+    }
+    assert(n_rows == t->n_rows && n_out == t->n_out);
+    return engine_run_batch(e, n_rows, t->n_items, n_out, err);
+}
+
+static void take_outputs(struct engine *e, const struct sched_step *t)
+{
+    uint32_t out0 = 0;
+    for (uint32_t i = 0; i < t->n_items; i++) {
+        const struct sched_item *it = &t->item[i];
+        struct job *j = job_of(it->seq);
+        j->usage.blocks_read += e->batch_seq[i].blocks_read;
+        j->usage.blocks_held += e->batch_seq[i].blocks_held;
+        const float *logits = &e->batch.logits[(size_t)out0 * e->info.n_vocab];
+        if (it->n_out > 0)
+            job_outputs(e, j, it, e->batch_seq[i].pos0, logits);
+        out0 += it->n_out;
+    }
+}
+
+static void count_step(struct engine *e, const struct sched_step *t, uint64_t start_ns,
+                       uint64_t end_ns)
+{
+    struct engine_stats *s = &e->stats;
+    pthread_mutex_lock(&e->lock);
+    s->steps++;
+    s->step_rows += t->n_rows;
+    s->step_ns += end_ns - start_ns;
+    s->last_step_ns = end_ns;
+    stats_refresh_locked(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+// What the device computed last is not known, so nothing of it is believed again.
+static void fail(struct engine *e, const struct err *err)
+{
+    pthread_mutex_lock(&e->lock);
+    e->stats.failed = true;
+    pthread_mutex_unlock(&e->lock);
+    end_all(e, FINISH_ERROR, err);
+}
+
+static void run_step(struct engine *e)
+{
+    const struct sched_step *t = sched_plan(e->sched);
+    struct err err = {0};
+    uint64_t start = clock_now_ns();
+    if (run_planned(e, t, &err) < 0) {
+        fail(e, &err);
+        return;
+    }
+    uint64_t end = clock_now_ns();
+    sched_commit(e->sched, end - start);
+    count_step(e, t, start, end);
+    take_outputs(e, t);
+}
+
+// ---- the loop ----
+
+static void idle_wait_locked(struct engine *e)
+{
+    uint64_t now = clock_now_ns(), until = now + IDLE_NS;
+    struct timespec ts = {(time_t)(until / NS_PER_S), (long)(until % NS_PER_S)};
+    e->stats.last_step_ns = now;
+    pthread_cond_timedwait(&e->wakeup, &e->lock, &ts);
+}
+
+// Moves submitted requests to the scheduler; waits while there is nothing to do. False: close.
+static bool take_work(struct engine *e, struct eval_call **eval)
+{
+    pthread_mutex_lock(&e->lock);
+    while (!e->queue && !e->jobs && !e->closing && !e->eval)
+        idle_wait_locked(e);
+    struct job *queue = e->queue;
+    e->queue = NULL;
+    e->queue_end = &e->queue;
+    bool open = !e->closing;
+    *eval = e->eval;
+    pthread_mutex_unlock(&e->lock);
+    while (queue) {
+        struct job *next = queue->next;
+        job_link(e, queue);
+        queue = next;
+    }
+    return open;
+}
+
+static void serve_eval(struct engine *e, struct eval_call *c)
+{
+    engine_run_eval(e, c);
+    pthread_mutex_lock(&e->lock);
+    c->finished = true;
+    e->eval = NULL;
+    pthread_cond_broadcast(&e->eval_done);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static bool has_failed(struct engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    bool failed = e->stats.failed;
+    pthread_mutex_unlock(&e->lock);
+    return failed;
+}
+
+void *engine_main(void *engine)
+{
+    struct engine *e = engine;
+    struct eval_call *eval;
+    pthread_setname_np(pthread_self(), "engine");
+    while (take_work(e, &eval)) {
+        end_cancelled(e);
+        if (eval)
+            serve_eval(e, eval);
+        if (e->jobs && has_failed(e)) {
+            struct err lost = {0};
+            err_set(&lost, -EIO, "the device is lost");
+            end_all(e, FINISH_ERROR, &lost);
+        }
+        if (e->jobs)
+            run_step(e);
+    }
+    end_all(e, FINISH_CANCELLED, NULL);
+    if (eval)
+        serve_eval(e, eval);
+    return NULL;
+}
