@@ -18,7 +18,7 @@ enum {
 
 static const struct cpu_kernels *const all_kernels[] = {     // best first
 #ifdef __x86_64__
-    &cpu_kernels_avx2,
+    &cpu_kernels_avx512, &cpu_kernels_avx2,
 #endif
     &cpu_kernels_portable,
 };

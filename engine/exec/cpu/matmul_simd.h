@@ -93,6 +93,7 @@ INLINE void group_floats(enum cpu_layout l, const uint8_t *w, size_t panel_strid
     accumulators s;
     EACH(o, p, r)
         s[p][r] = (vfloat){ 0 };
+#pragma GCC unroll 8
     for (int k = 0; k < GROUP; k++) {
         vfloat wk[TILE_PANELS];
         for (int p = 0; p < o->n_p; p++)
