@@ -1,0 +1,827 @@
+// The engine from its own header: streams, and requests through queue, scheduler, executor, sampler
+// and text. Most cases run on the null executor, whose next token is a function of token and
+// position; the ones that could be fooled by that run on the CPU too.
+#include "tests/test.h"
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include "engine/exec/null/null.h"
+#include "engine/run/priv.h"
+#include "base/clock.h"
+
+#define MODEL "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+static uint64_t rng_next(uint64_t *s)
+{
+    *s ^= *s << 13;
+    *s ^= *s >> 7;
+    *s ^= *s << 17;
+    return *s >> 11;
+}
+
+// ---- streams ----
+
+static struct delta text_delta(const char *text, const int32_t *token, uint32_t n)
+{
+    return (struct delta){.kind = DELTA_TEXT, .text = text, .n_text = strlen(text), .token = token,
+                          .n_tokens = n};
+}
+
+TEST(stream_keeps_order_and_content)
+{
+    struct stream *s;
+    REQUIRE_INT(stream_create(&s, NULL, NULL), 0);
+    struct delta got, done = {.kind = DELTA_DONE, .reason = FINISH_LENGTH};
+    struct token_logprob lp[2] = {{.token = 7, .logprob = -1.5f, .n_top = 1}, {.token = 8}};
+    lp[0].top[0].token = 9;
+    REQUIRE(!stream_read(s, &got));
+    for (int32_t i = 0; i < 3000; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "piece %d", i);
+        int32_t token[2] = {i, -i};
+        struct delta d = text_delta(text, token, 2);
+        if (i % 3 == 0)
+            d.logprob = lp;
+        REQUIRE_INT(stream_push(s, &d), 0);
+    }
+    char *big = calloc(1, 100001);          // more than a chunk
+    memset(big, 'x', 100000);
+    struct delta d = text_delta(big, NULL, 0);
+    REQUIRE_INT(stream_push(s, &d), 0);
+    stream_finish(s, &done);
+    for (int32_t i = 0; i < 3000; i++) {
+        char text[64];
+        snprintf(text, sizeof text, "piece %d", i);
+        REQUIRE(stream_wait(s, 0));
+        REQUIRE(stream_read(s, &got));
+        REQUIRE_INT(got.n_text, strlen(text));
+        REQUIRE(memcmp(got.text, text, got.n_text) == 0);
+        REQUIRE_INT(got.n_tokens, 2);
+        REQUIRE_INT(got.token[1], -i);
+        REQUIRE_INT(got.logprob != NULL, i % 3 == 0);
+        if (got.logprob)
+            REQUIRE(got.logprob[0].top[0].token == 9 && got.logprob[1].token == 8);
+    }
+    REQUIRE(stream_read(s, &got));
+    REQUIRE(got.n_text == 100000 && memcmp(got.text, big, 100000) == 0);
+    REQUIRE(stream_read(s, &got));
+    REQUIRE_INT(got.kind, DELTA_DONE);
+    REQUIRE_INT(got.reason, FINISH_LENGTH);
+    REQUIRE(!stream_read(s, &got));
+    REQUIRE(!stream_wait(s, NS_PER_S * 1000));      // nothing will come: does not wait
+    stream_close(s);
+    free(big);
+}
+
+TEST(stream_wait_times_out)
+{
+    struct stream *s;
+    struct delta done = {.kind = DELTA_DONE};
+    REQUIRE_INT(stream_create(&s, NULL, NULL), 0);
+    uint64_t t = clock_now_ns();
+    REQUIRE(!stream_wait(s, 20 * NS_PER_MS));
+    REQUIRE(clock_now_ns() - t >= 20 * NS_PER_MS);
+    stream_close(s);
+    REQUIRE(stream_cancelled(s));
+    stream_finish(s, &done);
+}
+
+// A reader as the HTTP side has it: it sleeps until wake() and reads until it is parked.
+struct parked_reader {
+    struct stream  *stream;
+    pthread_mutex_t lock;
+    pthread_cond_t  cond;
+    unsigned        wakes;              // under lock
+    int32_t         close_after;        // deltas; -1: reads all
+    int32_t         n_read, n_parked;
+};
+
+static void reader_wake(void *ctx)
+{
+    struct parked_reader *r = ctx;
+    pthread_mutex_lock(&r->lock);
+    r->wakes++;
+    pthread_cond_signal(&r->cond);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void reader_park(struct parked_reader *r)
+{
+    pthread_mutex_lock(&r->lock);
+    r->n_parked++;
+    while (r->wakes == 0)
+        pthread_cond_wait(&r->cond, &r->lock);
+    REQUIRE_INT(r->wakes, 1);           // once for each time it was parked
+    r->wakes = 0;
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void *reader_main(void *ctx)
+{
+    struct parked_reader *r = ctx;
+    struct delta d;
+    for (;;) {
+        if (r->n_read == r->close_after)
+            break;
+        if (!stream_read(r->stream, &d)) {
+            reader_park(r);
+            continue;
+        }
+        if (d.kind == DELTA_DONE)
+            break;
+        if (d.token[0] != r->n_read || d.n_text != 3)
+            abort();
+        r->n_read++;
+    }
+    stream_close(r->stream);
+    // wake() may not come any more: this thread's memory for it ends here
+    pthread_mutex_destroy(&r->lock);
+    pthread_cond_destroy(&r->cond);
+    return NULL;
+}
+
+TEST(stream_parks_and_wakes)
+{
+    uint64_t s = 42;
+    for (int round = 0; round < 60; round++) {
+        struct parked_reader *r = calloc(1, sizeof *r);
+        int32_t n = round == 0 ? 100000 : (int32_t)(rng_next(&s) % 2000);
+        r->close_after = round % 2 ? (int32_t)(rng_next(&s) % 2000) : -1;
+        pthread_mutex_init(&r->lock, NULL);
+        pthread_cond_init(&r->cond, NULL);
+        REQUIRE_INT(stream_create(&r->stream, reader_wake, r), 0);
+        struct stream *st = r->stream;
+        pthread_t t;
+        REQUIRE_INT(pthread_create(&t, NULL, reader_main, r), 0);
+        for (int32_t i = 0; i < n && !stream_cancelled(st); i++) {
+            struct delta d = text_delta("abc", &i, 1);
+            REQUIRE_INT(stream_push(st, &d), 0);
+        }
+        struct delta done = {.kind = DELTA_DONE};
+        stream_finish(st, &done);
+        pthread_join(t, NULL);
+        if (r->close_after < 0)
+            REQUIRE_INT(r->n_read, n);
+        free(r);
+    }
+}
+
+// ---- engines ----
+
+static struct engine *open_engine(const char *device, struct engine_params p)
+{
+    char path[4096];
+    struct engine *e = NULL;
+    struct err err = {0};
+    p.model_path = test_model(MODEL, path, sizeof path);
+    if (!p.model_path)
+        SKIP("no %s", MODEL);
+    p.device = device;
+    p.attn = attn_policy_dense();
+    REQUIRE_OK(engine_open(&e, &p, &err), err);
+    return e;
+}
+
+struct answer {
+    int32_t  token[4096];
+    uint32_t n_tokens, n_prompt;
+    struct str text;
+    float    logprob_sum;
+    struct delta done;
+};
+
+static void collect(struct stream *s, struct answer *a)
+{
+    struct delta d;
+    a->n_tokens = a->n_prompt = 0;
+    a->logprob_sum = 0;
+    str_clear(&a->text);
+    for (;;) {
+        REQUIRE(stream_wait(s, 60 * NS_PER_S));
+        REQUIRE(stream_read(s, &d));
+        if (d.kind == DELTA_DONE)
+            break;
+        uint32_t *n = d.kind == DELTA_PROMPT ? &a->n_prompt : &a->n_tokens;
+        for (uint32_t i = 0; i < d.n_tokens; i++) {
+            REQUIRE(*n < ARRAY_LEN(a->token));
+            if (d.logprob) {
+                REQUIRE_INT(d.logprob[i].token, d.token[i]);
+                a->logprob_sum += d.logprob[i].logprob;
+            }
+            a->token[(*n)++] = d.token[i];
+        }
+        if (d.kind == DELTA_TEXT)
+            str_add(&a->text, d.text, d.n_text);
+    }
+    a->done = d;
+    stream_close(s);
+}
+
+static struct request request_of(const int32_t *token, uint32_t n, uint32_t max_tokens)
+{
+    struct request r = {.token = token, .n_tokens = n, .gen = gen_params_default(),
+                        .attn = attn_policy_dense()};
+    r.gen.max_tokens = max_tokens;
+    r.gen.temperature = 0;
+    r.gen.seed = 1;
+    return r;
+}
+
+static struct stream *submit(struct engine *e, const struct request *r)
+{
+    struct stream *s = NULL;
+    struct err err = {0};
+    REQUIRE_OK(engine_submit(e, r, &s, &err), err);
+    return s;
+}
+
+static void ask(struct engine *e, const struct request *r, struct answer *a)
+{
+    collect(submit(e, r), a);
+}
+
+static bool same(const struct answer *a, const struct answer *b)
+{
+    return a->n_tokens == b->n_tokens && a->text.n == b->text.n &&
+           memcmp(a->token, b->token, a->n_tokens * sizeof *a->token) == 0 &&
+           (a->text.n == 0 || memcmp(a->text.p, b->text.p, a->text.n) == 0) &&
+           a->done.reason == b->done.reason && a->logprob_sum == b->logprob_sum;
+}
+
+enum { N_MANY = 64, PROMPT_MAX = 400 };
+
+struct many {
+    int32_t        prompt[N_MANY][PROMPT_MAX];
+    struct request request[N_MANY];
+    struct answer  alone[N_MANY];
+};
+static struct many many;
+static struct answer answer, other;
+
+// Requests of all kinds; every fourth shares its beginning with the one before.
+static void make_many(uint32_t n_max, uint32_t max_tokens)
+{
+    uint64_t s = 12345;
+    for (uint32_t i = 0; i < N_MANY; i++) {
+        uint32_t n = 1 + (uint32_t)(rng_next(&s) % n_max);
+        for (uint32_t j = 0; j < n_max; j++)
+            many.prompt[i][j] = (int32_t)(1000 + rng_next(&s) % 20000);
+        if (i % 4 == 3)
+            memcpy(many.prompt[i], many.prompt[i - 1], n_max / 2 * sizeof(int32_t));
+        struct request r = request_of(many.prompt[i], n, 1 + (uint32_t)(rng_next(&s) % max_tokens));
+        r.gen.seed = i;
+        r.client = i % 5;
+        switch (i % 4) {
+        case 1: r.gen.temperature = 1; break;
+        case 2: r.gen.temperature = 0.8f; r.gen.top_k = 40; r.gen.top_p = 0.95f; break;
+        case 3: r.gen.repeat_penalty = 1.3f; r.gen.logprobs = 3; break;
+        }
+        many.request[i] = r;
+    }
+}
+
+static void ask_each_alone(const char *device)
+{
+    struct engine *e = open_engine(device, (struct engine_params){.prefix_cache = 1, .threads = 1});
+    for (uint32_t i = 0; i < N_MANY; i++)
+        ask(e, &many.request[i], &many.alone[i]);
+    engine_close(e);
+}
+
+// All at once, each third also once as one that is cancelled on the way.
+static void ask_all_together(struct engine *e, bool cancel_some)
+{
+    static struct stream *s[N_MANY], *doomed[N_MANY];
+    for (uint32_t i = 0; i < N_MANY; i++) {
+        doomed[i] = cancel_some && i % 3 == 0 ? submit(e, &many.request[i]) : NULL;
+        s[i] = submit(e, &many.request[i]);
+        if (doomed[i] && i % 2)
+            stream_cancel(doomed[i]);
+    }
+    for (uint32_t i = 0; i < N_MANY; i++) {
+        if (doomed[i])
+            stream_close(doomed[i]);
+        collect(s[i], &answer);
+        if (!same(&answer, &many.alone[i]))
+            TEST_FAIL("request %u: another text than alone", i);
+    }
+}
+
+static void require_idle(struct engine *e)
+{
+    struct engine_stats st;
+    uint64_t until = clock_now_ns() + 20 * NS_PER_S;
+    do {        // requests whose reader left end within a step
+        engine_stats(e, &st);
+    } while ((st.running || st.waiting || st.kv_blocks_used) && clock_now_ns() < until);
+    REQUIRE_INT(st.running, 0);
+    REQUIRE_INT(st.waiting, 0);
+    REQUIRE_INT(st.kv_blocks_used, 0);
+}
+
+static void same_alone_and_together(const char *device, uint32_t n_prompt, uint32_t max_tokens,
+                                    uint64_t small_pool_blocks)
+{
+    make_many(n_prompt, max_tokens);
+    ask_each_alone(device);
+    struct engine *e = open_engine(device, (struct engine_params){0});
+    ask_all_together(e, false);
+    ask_all_together(e, true);          // and now from the cache
+    require_idle(e);
+    uint64_t block = engine_info(e)->kv_block_bytes;
+    engine_close(e);
+    e = open_engine(device, (struct engine_params){
+        .kv_memory_bytes = small_pool_blocks * block, .ctx_tokens = 2048, .max_step_ms = 20});
+    ask_all_together(e, true);
+    struct engine_stats st;
+    engine_stats(e, &st);
+    REQUIRE(st.preemptions > 0);
+    require_idle(e);
+    engine_close(e);
+}
+
+TEST(null_same_alone_and_together) { same_alone_and_together("null", 300, 40, 8); }
+
+TEST(answer_adds_up)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    int32_t prompt[200];
+    for (int i = 0; i < 200; i++)
+        prompt[i] = 1000 + i;
+    struct request r = request_of(prompt, 200, 50);
+    r.gen.logprobs = 2;
+    r.gen.ignore_end = true;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
+    REQUIRE_INT(answer.n_tokens, 50);
+    REQUIRE_INT(answer.done.usage.prompt_tokens, 200);
+    REQUIRE_INT(answer.done.usage.generated_tokens, 50);
+    REQUIRE_INT(answer.done.usage.cached_tokens, 0);
+    REQUIRE(answer.logprob_sum < 0);
+    struct str text = {0};
+    struct utf8_stream u = {0};
+    for (uint32_t i = 0; i < answer.n_tokens; i++) {
+        size_t n;
+        const char *p = tokenizer_piece(engine_tokenizer(e), answer.token[i], false, &n);
+        utf8_push(&u, p, n, &text);
+    }
+    utf8_flush(&u, &text);
+    REQUIRE_STR(answer.text.p, text.p);
+    str_free(&text);
+    // again: the prompt's three whole blocks come from the cache
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.usage.cached_tokens, 192);
+    REQUIRE(same(&answer, &other));
+    // prompt and answer as the next prompt: also the answer's blocks are there
+    memcpy(many.prompt[0], prompt, sizeof prompt);
+    memcpy(many.prompt[0] + 200, answer.token, 50 * sizeof(int32_t));
+    many.prompt[0][250] = 1;
+    r = request_of(many.prompt[0], 251, 5);
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.usage.cached_tokens, 192);
+    r.token = prompt;
+    r.n_tokens = 200;
+    r.gen.max_tokens = 100;
+    r.gen.ignore_end = true;
+    ask(e, &r, &answer);
+    memcpy(many.prompt[0] + 200, answer.token, 100 * sizeof(int32_t));
+    r.token = many.prompt[0];
+    r.n_tokens = 300;
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.usage.cached_tokens, 256);
+    // another tenant, another attention: nothing is shared
+    r.salt.b[5] = 1;
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.usage.cached_tokens, 0);
+    r.salt.b[5] = 0;
+    r.attn.sink_tokens++;
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.usage.cached_tokens, 0);
+    require_idle(e);
+    engine_close(e);
+}
+
+TEST(stop_strings_and_ends)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    int32_t prompt[3] = {1000, 1001, 1002};
+    struct request r = request_of(prompt, 3, 60);
+    r.gen.ignore_end = true;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
+    // a stop string that spans tokens
+    size_t at = answer.text.n / 2;
+    struct stop_string stop = {answer.text.p + at, 12};
+    size_t first = (size_t)((char *)memmem(answer.text.p, answer.text.n, stop.p, stop.n) -
+                            answer.text.p);
+    r.gen.stop = &stop;
+    r.gen.n_stop = 1;
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.reason, FINISH_STOP);
+    REQUIRE_INT(other.text.n, first);
+    REQUIRE(memcmp(other.text.p, answer.text.p, first) == 0);
+    REQUIRE(other.n_tokens < answer.n_tokens);
+    // a stop string that only begins at the end: the held text is shown
+    char tail[64];
+    memcpy(tail, answer.text.p + answer.text.n - 4, 4);
+    memcpy(tail + 4, "\x01never", 6);
+    stop = (struct stop_string){tail, 10};
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.reason, FINISH_LENGTH);
+    REQUIRE_INT(other.text.n, answer.text.n);
+    // end tokens end, unless told otherwise
+    struct null_settings ns = null_settings(e->prog);
+    ns.end_token = tokenizer_eos(engine_tokenizer(e));
+    ns.mean_length = 8;
+    null_set(e->prog, &ns);
+    r = request_of(prompt, 3, 60);
+    ask(e, &r, &other);
+    REQUIRE_INT(other.done.reason, FINISH_STOP);
+    REQUIRE_INT(other.token[other.n_tokens - 1], ns.end_token);
+    REQUIRE(other.n_tokens < 60);
+    engine_close(e);
+}
+
+TEST(prompt_logprobs)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    int32_t prompt[300];
+    for (int i = 0; i < 300; i++)
+        prompt[i] = 1000 + i * 7 % 900;
+    struct request r = request_of(prompt, 300, 0);
+    r.gen.prompt_logprobs = true;
+    for (int round = 0; round < 2; round++) {   // the second time a cache could help, and must not
+        ask(e, &r, &answer);
+        REQUIRE_INT(answer.n_prompt, 300);
+        REQUIRE_INT(answer.n_tokens, 0);
+        REQUIRE(memcmp(answer.token, prompt, sizeof prompt) == 0);
+        REQUIRE(answer.logprob_sum < 0);
+        REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
+        REQUIRE_INT(answer.done.usage.cached_tokens, 0);
+    }
+    r.n_tokens = 1;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.n_prompt, 1);
+    REQUIRE(answer.logprob_sum == 0);
+    engine_close(e);
+}
+
+// ---- refusals and limits ----
+
+TEST(refusals)
+{
+    struct engine *e = open_engine("null", (struct engine_params){.ctx_tokens = 256});
+    uint64_t block = engine_info(e)->kv_block_bytes;
+    engine_close(e);
+    e = open_engine("null", (struct engine_params){
+        .ctx_tokens = 256, .kv_memory_bytes = 3 * block, .seqs_max = 1, .queue_max = 2});
+    REQUIRE_INT(engine_info(e)->kv_blocks, 3);
+    int32_t prompt[300];
+    for (int i = 0; i < 300; i++)
+        prompt[i] = 1000;
+    struct stream *s = NULL;
+    struct err err = {0};
+    struct request r = request_of(prompt, 257, 1);
+    REQUIRE_INT(engine_submit(e, &r, &s, &err), -E2BIG);
+    REQUIRE(strstr(err.msg, "257") && strstr(err.msg, "256"));
+    r = request_of(prompt, 100, 100);       // 200 tokens: 4 blocks of 3
+    REQUIRE_INT(engine_submit(e, &r, &s, &err), -ENOSPC);
+    REQUIRE(strstr(err.msg, "4") && strstr(err.msg, "3"));
+    r.gen.max_tokens = UINT32_MAX;          // as much as there is
+    r.gen.ignore_end = true;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
+    REQUIRE_INT(answer.n_tokens, 192 - 100);
+    prompt[0] = -1;
+    REQUIRE_INT(engine_submit(e, &r, &s, &err), -EINVAL);
+    prompt[0] = (int32_t)engine_info(e)->n_vocab;
+    REQUIRE_INT(engine_submit(e, &r, &s, &err), -EINVAL);
+    r.n_tokens = 0;
+    REQUIRE_INT(engine_submit(e, &r, &s, &err), -EINVAL);
+    REQUIRE(s == NULL);
+    engine_close(e);
+}
+
+TEST(context_is_a_limit)
+{
+    struct engine *e = open_engine("null", (struct engine_params){.ctx_tokens = 100});
+    int32_t prompt[100];
+    for (int i = 0; i < 100; i++)
+        prompt[i] = 1000;
+    for (uint32_t n = 98; n <= 100; n++) {
+        struct request r = request_of(prompt, n, 50);
+        r.gen.ignore_end = true;
+        ask(e, &r, &answer);
+        REQUIRE_INT(answer.n_tokens, 100 - n);
+        REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
+    }
+    engine_close(e);
+}
+
+// Steps slow enough that something can happen in the middle.
+static struct engine *slow_engine(struct engine_params p)
+{
+    struct engine *e = open_engine("null", p);
+    struct null_settings ns = null_settings(e->prog);
+    ns.step_ns = 2 * NS_PER_MS;
+    null_set(e->prog, &ns);
+    return e;
+}
+
+TEST(queue_is_bounded_and_drains)
+{
+    struct engine *e = slow_engine((struct engine_params){.seqs_max = 2, .queue_max = 3});
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 1000);
+    r.gen.ignore_end = true;
+    struct stream *s[5], *more = NULL;
+    struct err err = {0};
+    for (int i = 0; i < 5; i++)
+        s[i] = submit(e, &r);
+    REQUIRE_INT(engine_submit(e, &r, &more, &err), -EBUSY);
+    REQUIRE_INT(engine_eval(e, prompt, 2, &r.attn, NULL, NULL, &err), -EBUSY);
+    stream_cancel(s[4]);                    // one that waits
+    collect(s[4], &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_CANCELLED);
+    s[4] = submit(e, &r);
+    stream_cancel(s[0]);                    // one that runs
+    collect(s[0], &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_CANCELLED);
+    engine_drain(e);
+    REQUIRE_INT(engine_submit(e, &r, &more, &err), -ESHUTDOWN);
+    for (int i = 1; i < 4; i++)
+        stream_cancel(s[i]);
+    for (int i = 1; i < 4; i++)
+        collect(s[i], &answer);
+    struct engine_stats st;
+    engine_stats(e, &st);
+    REQUIRE_INT(st.requests_cancelled, 5);
+    REQUIRE_INT(st.requests_rejected, 2);
+    stream_close(s[4]);
+    engine_close(e);
+}
+
+TEST(close_cancels_what_runs)
+{
+    struct engine *e = slow_engine((struct engine_params){.seqs_max = 1});
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 1000);
+    r.gen.ignore_end = true;
+    struct stream *a = submit(e, &r), *b = submit(e, &r);
+    engine_close(e);
+    collect(a, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_CANCELLED);
+    collect(b, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_CANCELLED);
+}
+
+TEST(deadlines)
+{
+    struct engine *e = slow_engine((struct engine_params){.seqs_max = 1});
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 4000);
+    r.gen.ignore_end = true;
+    r.deadline_ns = clock_now_ns() + 60 * NS_PER_MS;
+    struct stream *running = submit(e, &r), *waiting = submit(e, &r);
+    collect(running, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_DEADLINE);
+    REQUIRE(answer.n_tokens > 0 && answer.n_tokens < 4000);
+    collect(waiting, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_DEADLINE);
+    REQUIRE_INT(answer.n_tokens, 0);
+    require_idle(e);
+    engine_close(e);
+}
+
+// ---- faults ----
+
+TEST(a_lost_device_ends_everything)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    struct null_settings ns = null_settings(e->prog);
+    ns.fail_step = 20;
+    ns.fail_code = -EIO;
+    null_set(e->prog, &ns);
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 1000);
+    r.gen.ignore_end = true;
+    struct stream *s[4], *more = NULL;
+    for (int i = 0; i < 4; i++)
+        s[i] = submit(e, &r);
+    for (int i = 0; i < 4; i++) {
+        collect(s[i], &answer);
+        REQUIRE_INT(answer.done.reason, FINISH_ERROR);
+        REQUIRE_INT(answer.done.err.code, -EIO);
+    }
+    struct engine_stats st;
+    engine_stats(e, &st);
+    REQUIRE(st.failed);
+    REQUIRE_INT(st.requests_error, 4);
+    struct err err = {0};
+    REQUIRE_INT(engine_submit(e, &r, &more, &err), -EIO);
+    engine_close(e);
+}
+
+// An executor around the null one, whose logits are NaN for sequences that begin with one token.
+enum { BAD_TOKEN = 4321 };
+static struct executor_ops nan_ops;
+static struct batch *nan_batch;
+static float *nan_logits;
+static uint32_t nan_n_vocab;
+static atomic_bool nan_on;
+
+static size_t nan_at[BATCH_SEQS_MAX];
+static uint32_t nan_n;
+
+static int nan_submit(struct program *g, struct batch *b, struct err *err)
+{
+    while (nan_n > 0)
+        nan_logits[nan_at[--nan_n]] = 0;
+    nan_batch = b;
+    return executor_null.submit(g, b, err);
+}
+
+static int nan_wait(struct program *g, uint64_t timeout_ns, struct err *err)
+{
+    const struct batch *b = nan_batch;
+    uint32_t i = 0;
+    for (uint32_t o = 0; nan_on && o < b->n_out; o++) {
+        while (b->out_row[o] >= b->seq[i].row0 + b->seq[i].n_rows)
+            i++;
+        if (b->seq[i].attn.sink_tokens != BAD_TOKEN)
+            continue;
+        nan_at[nan_n] = (size_t)o * nan_n_vocab + 17;
+        b->logits[nan_at[nan_n++]] = NAN;
+    }
+    nan_logits = b->logits;
+    return executor_null.wait(g, timeout_ns, err);
+}
+
+TEST(nan_ends_only_its_request_and_is_not_cached)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    nan_ops = executor_null;
+    nan_ops.submit = nan_submit;
+    nan_ops.wait = nan_wait;
+    nan_n_vocab = engine_info(e)->n_vocab;
+    nan_on = true;
+    e->x->ops = &nan_ops;
+    int32_t prompt[200];
+    for (int i = 0; i < 200; i++)
+        prompt[i] = 1000 + i;
+    struct request good = request_of(prompt, 200, 30), bad = good;
+    bad.attn.sink_tokens = BAD_TOKEN;   // dense attention ignores it; it marks the sequence
+    struct stream *g = submit(e, &good), *b = submit(e, &bad);
+    collect(b, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_ERROR);
+    REQUIRE_INT(answer.done.err.code, -EDOM);
+    REQUIRE_INT(answer.n_tokens, 0);
+    collect(g, &answer);
+    REQUIRE_INT(answer.n_tokens, 30);
+    nan_on = false;
+    ask(e, &bad, &other);                   // the same text again: computed anew
+    REQUIRE_INT(other.done.usage.cached_tokens, 0);
+    REQUIRE(same(&answer, &other));
+    ask(e, &bad, &other);
+    REQUIRE_INT(other.done.usage.cached_tokens, 192);
+    e->x->ops = &executor_null;
+    engine_close(e);
+}
+
+// ---- many threads ----
+
+struct client { struct engine *e; uint64_t seed; unsigned n_done, n_busy; };
+
+static void *client_main(void *ctx)
+{
+    struct client *c = ctx;
+    uint64_t s = c->seed;
+    for (int i = 0; i < 40; i++) {
+        int32_t prompt[100];
+        for (int j = 0; j < 100; j++)
+            prompt[j] = (int32_t)(1000 + j + rng_next(&s) % 2);
+        struct request r = request_of(prompt, 1 + (uint32_t)(rng_next(&s) % 100), 40);
+        r.client = c->seed;
+        struct stream *st;
+        struct delta d;
+        int rc = engine_submit(c->e, &r, &st, NULL);
+        if (rc == -EBUSY) {
+            c->n_busy++;
+            continue;
+        }
+        if (rc < 0)
+            abort();
+        uint64_t leave = rng_next(&s) % 60;     // deltas until this client loses interest
+        for (uint64_t n = 0; n < leave; n++) {
+            if (!stream_wait(st, 30 * NS_PER_S) || !stream_read(st, &d))
+                abort();
+            if (d.kind == DELTA_DONE) {
+                c->n_done++;
+                break;
+            }
+        }
+        if (rng_next(&s) % 2)
+            stream_cancel(st);
+        stream_close(st);
+        struct engine_stats stats;
+        engine_stats(c->e, &stats);
+    }
+    return NULL;
+}
+
+TEST(clients_that_come_and_go)
+{
+    struct engine *e = open_engine("null", (struct engine_params){.seqs_max = 6, .queue_max = 8});
+    struct client c[8];
+    pthread_t t[8];
+    for (unsigned i = 0; i < 8; i++) {
+        c[i] = (struct client){.e = e, .seed = 77 + i};
+        REQUIRE_INT(pthread_create(&t[i], NULL, client_main, &c[i]), 0);
+    }
+    unsigned done = 0;
+    for (unsigned i = 0; i < 8; i++) {
+        pthread_join(t[i], NULL);
+        done += c[i].n_done;
+    }
+    REQUIRE(done > 0);
+    require_idle(e);
+    engine_close(e);
+}
+
+// ---- tools ----
+
+struct rows { uint32_t n; float sum; };
+
+static int count_row(void *ctx, uint32_t i, const float *logits, uint32_t n_vocab)
+{
+    struct rows *r = ctx;
+    if (i != r->n++)
+        return -EINVAL;
+    r->sum += logits[n_vocab - 1];
+    return i == 150 ? 77 : 0;
+}
+
+TEST(eval_hands_out_rows_in_order)
+{
+    struct engine *e = open_engine("null", (struct engine_params){.ctx_tokens = 512});
+    int32_t token[300];
+    for (int i = 0; i < 300; i++)
+        token[i] = 1000 + i;
+    struct attn_policy attn = attn_policy_dense();
+    struct err err = {0};
+    struct rows rows = {0};
+    REQUIRE_OK(engine_eval(e, token, 150, &attn, count_row, &rows, &err), err);
+    REQUIRE_INT(rows.n, 150);
+    rows.n = 0;
+    REQUIRE_INT(engine_eval(e, token, 300, &attn, count_row, &rows, &err), 77);
+    REQUIRE_INT(rows.n, 151);
+    REQUIRE_INT(engine_eval(e, token, 513, &attn, count_row, &rows, &err), -E2BIG);
+    require_idle(e);
+    engine_close(e);
+}
+
+TEST(inspect_is_json_with_the_numbers)
+{
+    char path[4096];
+    struct str out = {0};
+    struct err err = {0};
+    if (!test_model(MODEL, path, sizeof path))
+        SKIP("no %s", MODEL);
+    REQUIRE_OK(engine_inspect(path, 2048, &out, &err), err);
+    REQUIRE(out.p[0] == '{' && out.p[out.n - 1] == '}');
+    REQUIRE(strstr(out.p, "\"arch\":\"llama\"") != NULL);
+    REQUIRE(strstr(out.p, "\"ctx_tokens\":2048") != NULL);
+    // 30 layers, 3 KV heads of 64: K and V in float16, and one float16 mean key a block
+    REQUIRE(strstr(out.p, "{\"type\":\"f16\",\"bytes_per_token\":23220,") != NULL);
+    REQUIRE(strstr(out.p, "\"token_embd.weight\"") != NULL);
+    str_free(&out);
+    REQUIRE_INT(engine_inspect("/nonexistent.gguf", 0, &out, &err), -ENOENT);
+}
+
+TEST(chat_prompt)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    struct template_vars v = {.add_generation_prompt = true};
+    v.messages = "[{\"role\":\"user\",\"content\":\"Hi <|im_end|>\"}]";
+    v.n_messages = strlen(v.messages);
+    struct tokens t = {0};
+    struct rendered text = {0};
+    struct err err = {0};
+    REQUIRE_OK(engine_chat_prompt(e, &v, &t, &text, &err), err);
+    REQUIRE(strstr(text.text.p, "Hi <|im_end|><|im_end|>") != NULL);
+    int32_t end = tokenizer_find(engine_tokenizer(e), "<|im_end|>", 10);
+    unsigned n_ends = 0;
+    for (size_t i = 0; i < t.n; i++)
+        n_ends += t.id[i] == end;
+    // of the default system message and of the user's, but not the typed one
+    REQUIRE_INT(n_ends, 2);
+    struct request r = request_of(t.id, (uint32_t)t.n, 5);
+    ask(e, &r, &answer);
+    REQUIRE(answer.n_tokens > 0);
+    tokens_free(&t);
+    rendered_free(&text);
+    engine_close(e);
+}
+
+TEST_MAIN
