@@ -1,0 +1,286 @@
+// godwit bench: tokens per second of prefill, and of decode at a depth with some streams at once.
+//
+// Prompts are random tokens. Before a decode is timed, each stream's prompt is run once and stays
+// in the prefix cache, so that all streams decode together from the start; only the time in which
+// every stream was producing counts.
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/base.h"
+#include "base/clock.h"
+#include "server/cli/cli.h"
+
+#define WAIT_NS NS_PER_S
+#define WARM_TOKENS 32                      // of a request before anything is timed
+
+struct bench {
+    struct cli         *cli;
+    struct engine      *engine;
+    struct attn_policy  attn;
+    uint64_t            random;
+    struct str          json_prefill, json_decode, table;
+};
+
+struct lane {                               // one request and when its tokens came
+    struct tokens   prompt;
+    struct stream  *stream;
+    uint64_t       *time_ns;                // (max_tokens)
+    uint32_t        n, max_tokens;
+    struct usage    usage;
+};
+
+static int random_prompt(struct bench *b, uint32_t n, struct tokens *ret)
+{
+    uint32_t n_vocab = engine_info(b->engine)->n_vocab;
+    for (uint32_t i = 0; i < n; i++) {
+        b->random = b->random * UINT64_C(6364136223846793005) + 1442695040888963407;
+        if (tokens_add(ret, (int32_t)((b->random >> 33) % n_vocab)))
+            return -ENOMEM;
+    }
+    return 0;
+}
+
+static int lane_init(struct bench *b, struct lane *l, uint32_t n_prompt, uint32_t max_tokens,
+                     struct err *err)
+{
+    *l = (struct lane){.max_tokens = max_tokens};
+    l->time_ns = calloc(max_tokens, sizeof(*l->time_ns));
+    if (!l->time_ns || random_prompt(b, MAX(n_prompt, 1u), &l->prompt))
+        return err_set(err, -ENOMEM, "out of memory");
+    return 0;
+}
+
+static void lane_finish(struct lane *l)
+{
+    stream_close(l->stream);
+    tokens_free(&l->prompt);
+    free(l->time_ns);
+    *l = (struct lane){0};
+}
+
+static int lane_submit(struct bench *b, struct lane *l, uint32_t max_tokens, struct err *err)
+{
+    struct request q = {
+        .token = l->prompt.id, .n_tokens = (uint32_t)l->prompt.n, .gen = gen_params_default(),
+        .attn = b->attn,
+    };
+    assert(max_tokens <= l->max_tokens);
+    q.gen.max_tokens = max_tokens;
+    q.gen.temperature = 0;
+    q.gen.ignore_end = true;
+    l->n = 0;
+    return engine_submit(b->engine, &q, &l->stream, err);
+}
+
+// Reads the lane's stream to its end and closes it.
+static int lane_collect(struct lane *l, struct err *err)
+{
+    struct delta d = {0};
+    while (d.kind != DELTA_DONE) {
+        stream_wait(l->stream, WAIT_NS);
+        while (d.kind != DELTA_DONE && stream_read(l->stream, &d))
+            for (uint32_t i = 0; i < d.n_tokens && l->n < l->max_tokens; i++)
+                l->time_ns[l->n++] = d.time_ns;
+    }
+    l->usage = d.usage;
+    int r = 0;
+    if (d.reason != FINISH_LENGTH)
+        r = err_set(err, d.err.code ? d.err.code : -EIO, "a request ended with \"%s\"%s%s",
+                    finish_name(d.reason), d.err.msg[0] ? ": " : "", d.err.msg);
+    stream_close(l->stream);
+    l->stream = NULL;
+    return r;
+}
+
+// A prompt of n tokens and max_tokens more, alone.
+static int run_once(struct bench *b, uint32_t n, uint32_t max_tokens, struct usage *ret,
+                    struct err *err)
+{
+    struct lane l;
+    int r = lane_init(b, &l, n, max_tokens, err);
+    if (r == 0)
+        r = lane_submit(b, &l, max_tokens, err);
+    if (r == 0)
+        r = lane_collect(&l, err);
+    *ret = l.usage;
+    lane_finish(&l);
+    return r;
+}
+
+static int bench_prefill(struct bench *b, uint32_t n, struct err *err)
+{
+    double best = 0;
+    struct usage u = {0};
+    for (uint32_t i = 0; i < b->cli->repeat; i++) {
+        int r = run_once(b, n, 1, &u, err);
+        if (r)
+            return r;
+        best = MAX(best, rate_per_s(n, u.prefill_ns));
+    }
+    str_printf(&b->json_prefill, "%s{\"tokens\":%u,\"tokens_per_s\":%.3f}",
+               b->json_prefill.n ? "," : "", n, best);
+    str_printf(&b->table, "prefill %6u             %10.2f tokens/s\n", n, best);
+    return 0;
+}
+
+// Tokens per second of all lanes while every lane was producing.
+static double common_rate(const struct lane *lane, uint32_t n)
+{
+    uint64_t from_ns = 0, to_ns = UINT64_MAX, tokens = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (lane[i].n == 0)
+            return 0;
+        from_ns = MAX(from_ns, lane[i].time_ns[0]);
+        to_ns = MIN(to_ns, lane[i].time_ns[lane[i].n - 1]);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < lane[i].n; k++)
+            tokens += lane[i].time_ns[k] > from_ns && lane[i].time_ns[k] <= to_ns;
+    return to_ns > from_ns ? rate_per_s(tokens, to_ns - from_ns) : 0;
+}
+
+static int run_lanes(struct bench *b, struct lane *lane, uint32_t n, double *rate, struct err *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        r = lane_submit(b, &lane[i], lane[i].max_tokens, err);
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        r = lane_collect(&lane[i], err);
+    if (r == 0)
+        *rate = common_rate(lane, n);
+    return r;
+}
+
+// Fills the prefix cache with the lane's prompt.
+static int warm_lane(struct bench *b, struct lane *l, struct err *err)
+{
+    int r = l->prompt.n < KV_BLOCK_TOKENS ? 0 : lane_submit(b, l, 1, err);
+    return r == 0 && l->stream ? lane_collect(l, err) : r;
+}
+
+static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struct err *err)
+{
+    int r = 0;
+    double best = 0, rate = 0;
+    uint64_t read = 0, held = 0;
+    struct lane *lane = calloc(streams, sizeof(*lane));
+    if (!lane)
+        return err_set(err, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < streams && r == 0; i++) {
+        r = lane_init(b, &lane[i], depth, b->cli->decode_tokens + 1, err);
+        if (r == 0)
+            r = warm_lane(b, &lane[i], err);
+    }
+    for (uint32_t i = 0; i < b->cli->repeat && r == 0; i++) {
+        r = run_lanes(b, lane, streams, &rate, err);
+        best = MAX(best, rate);
+    }
+    for (uint32_t i = 0; i < streams; i++) {
+        read += lane[i].usage.blocks_read;
+        held += lane[i].usage.blocks_held;
+        lane_finish(&lane[i]);
+    }
+    free(lane);
+    if (r)
+        return r;
+    str_printf(&b->json_decode, "%s{\"depth\":%u,\"streams\":%u,\"tokens\":%u,"
+               "\"tokens_per_s\":%.3f,\"blocks_read\":%llu,\"blocks_held\":%llu}",
+               b->json_decode.n ? "," : "", depth, streams, b->cli->decode_tokens, best,
+               (unsigned long long)read, (unsigned long long)held);
+    str_printf(&b->table, "decode  %6u  %4u streams %10.2f tokens/s\n", depth, streams, best);
+    return 0;
+}
+
+static int run_all(struct bench *b, struct err *err)
+{
+    struct cli *c = b->cli;
+    struct usage u;
+    uint64_t total = c->prefill.n + (uint64_t)c->depth.n * c->streams.n, done = 0;
+    int r = run_once(b, WARM_TOKENS, 4, &u, err);
+    for (uint32_t i = 0; i < c->prefill.n && r == 0; i++) {
+        progress_show("bench", done++, total);
+        r = c->prefill.item[i] ? bench_prefill(b, c->prefill.item[i], err) : 0;
+    }
+    for (uint32_t i = 0; i < c->depth.n && c->decode_tokens; i++) {
+        for (uint32_t k = 0; k < c->streams.n && r == 0; k++) {
+            progress_show("bench", done++, total);
+            r = bench_decode(b, c->depth.item[i], c->streams.item[k], err);
+        }
+    }
+    progress_show("bench", 1, 1);
+    return r;
+}
+
+static uint32_t largest(const struct number_list *l)
+{
+    uint32_t r = 0;
+    for (uint32_t i = 0; i < l->n; i++)
+        r = MAX(r, l->item[i]);
+    return r;
+}
+
+// Opens the engine with room for the longest prompt, and for all streams at the greatest depth.
+static int open_engine(struct cli *c, struct engine **ret, struct err *err)
+{
+    uint64_t longest = MAX(largest(&c->prefill), WARM_TOKENS) + 8ull;
+    uint64_t deep = largest(&c->depth) + (uint64_t)c->decode_tokens + 8;
+    uint32_t streams = largest(&c->streams);
+    if (MAX(longest, deep) > CTX_MAX)
+        return err_set(err, CLI_USAGE, "more than %u tokens in a context", CTX_MAX);
+    struct engine_params p = {
+        .ctx_tokens = MAX(c->ctx_tokens, (uint32_t)MAX(longest, deep)), .seqs_max = streams,
+        .queue_max = streams,
+    };
+    int r = load_engine(c, &p, ret, err);
+    if (r)
+        return r;
+    const struct engine_info *info = engine_info(*ret);
+    uint64_t blocks = streams * (DIV_UP(deep, KV_BLOCK_TOKENS) + 1);
+    if (info->kv_blocks >= blocks)
+        return 0;
+    p.kv_memory_bytes = blocks * info->kv_block_bytes;
+    engine_close(*ret);
+    *ret = NULL;
+    return load_engine(c, &p, ret, err);
+}
+
+static void print_result(const struct bench *b, uint64_t load_ns, struct str *out)
+{
+    const struct engine_info *info = engine_info(b->engine);
+    if (!b->cli->json) {
+        str_printf(out, "%s on %s, KV %s/%s, attention %s\n", info->file, info->device, info->kv_k,
+                   info->kv_v, selectors[b->attn.selector].name);
+        str_add(out, b->table.p, b->table.n);
+        return;
+    }
+    str_printf(out, "{\"arch\":\"%s\",\"device\":\"%s\",\"threads\":%u,\"kv_k\":\"%s\","
+               "\"kv_v\":\"%s\",\"attention\":\"%s\",\"budget\":%u,\"load_ms\":%.3f,",
+               info->arch, info->device, b->cli->threads, info->kv_k, info->kv_v,
+               selectors[b->attn.selector].name, b->attn.budget_tokens,
+               (double)load_ns / (double)NS_PER_MS);
+    str_puts(out, "\"prefill\":[");
+    str_add(out, b->json_prefill.p, b->json_prefill.n);
+    str_puts(out, "],\"decode\":[");
+    str_add(out, b->json_decode.p, b->json_decode.n);
+    str_puts(out, "]}\n");
+}
+
+int cmd_bench(struct cli *c, struct err *err)
+{
+    struct bench b = {.cli = c, .random = c->has_seed ? c->seed : 1};
+    uint64_t start_ns = clock_now_ns();
+    int r = open_engine(c, &b.engine, err);
+    uint64_t load_ns = clock_now_ns() - start_ns;
+    if (r == 0)
+        r = attention_policy(c, &b.attn, err);
+    if (r == 0)
+        r = run_all(&b, err);
+    if (r == 0)
+        print_result(&b, load_ns, &c->out);
+    c->out.failed |= b.table.failed | b.json_prefill.failed | b.json_decode.failed;
+    engine_close(b.engine);
+    str_free(&b.table);
+    str_free(&b.json_prefill);
+    str_free(&b.json_decode);
+    return r;
+}
