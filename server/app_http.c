@@ -72,11 +72,13 @@ static int open_one(struct app *a, enum listener which, const char *name, const 
     if (r)
         return r;
     struct http_params p = params(a, which, &l);
+    char where[160];
+    listen_name(l.fd[0], where, sizeof(where));
     r = http_open(ret, &p, err);
     if (r)
         listen_close(&l);
     else
-        log_info("%s listens on %s", name, address);
+        log_notice("%s listens on %s", name, where);
     return r;
 }
 

@@ -19,7 +19,7 @@ int fault_set(struct fault *f, enum api_error error, const char *param, const ch
     f->error = error;
     f->param[0] = '\0';
     if (param) {
-        const char *dot = f->at[0] && param[0] != '[' ? "." : "";
+        const char *dot = f->at[0] && param[0] && param[0] != '[' ? "." : "";
         snprintf(f->param, sizeof(f->param), "%s%s%s", f->at, dot, param);
     }
     va_list ap;

@@ -25,6 +25,7 @@
 #define LINGER_NS (1 * NS_PER_S)        // for a refused client to read why
 #define LINGER_MAX 512                  // refused connections held open
 #define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
+#define SEND_BUFFER_BYTES (256 << 10)   // else the kernel keeps megabytes for each slow reader
 #define IDLE_LOOK_TICKS 10              // idle connections are looked at every so many ticks
 
 // ---- the lists; http.lock is held ---------------------------------------------------------------
@@ -255,11 +256,12 @@ static void look_at_head(struct http *h, struct conn *c, bool hup)
 
 static void set_options(int fd)
 {
-    int on = 1, idle_s = 30, user_ms = 30000;
+    int on = 1, idle_s = 30, user_ms = 30000, sndbuf = SEND_BUFFER_BYTES;
     // Failures are fine: a unix socket has none of these.
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_ms, sizeof(user_ms));
 }
 
@@ -496,6 +498,16 @@ int door_start(struct http *h, struct err *err)
     return 0;
 }
 
+static struct conn *any_at_door(struct http *h)
+{
+    pthread_mutex_lock(&h->lock);
+    struct conn *c = h->conns;
+    while (c && c->loop)
+        c = c->next;
+    pthread_mutex_unlock(&h->lock);
+    return c;
+}
+
 // Afterwards no connection is at the door; those in libmicrohttpd end there.
 void door_stop(struct http *h)
 {
@@ -506,9 +518,6 @@ void door_stop(struct http *h)
         pthread_join(h->door, NULL);
         h->door_runs = false;
     }
-    for (struct conn *c = h->conns, *next; c; c = next) {
-        next = c->next;
-        if (!c->loop)
-            close_at_door(h, c);
-    }
+    for (struct conn *c; (c = any_at_door(h)); )
+        close_at_door(h, c);
 }

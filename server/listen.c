@@ -117,6 +117,20 @@ void listen_adopt(struct listeners *ret, const struct config *c, const char *nam
     *ret = l;
 }
 
+void listen_name(int fd, char *buf, size_t size)
+{
+    struct sockaddr_storage a = {0};
+    socklen_t len = sizeof(a);
+    char host[128], port[16];
+    int flags = NI_NUMERICHOST | NI_NUMERICSERV;
+    getsockname(fd, (struct sockaddr *)&a, &len);
+    if (a.ss_family == AF_UNIX ||
+        getnameinfo((struct sockaddr *)&a, len, host, sizeof(host), port, sizeof(port), flags) != 0)
+        snprintf(buf, size, "a unix socket");
+    else
+        snprintf(buf, size, a.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s", host, port);
+}
+
 void listen_close(struct listeners *l)
 {
     for (unsigned i = 0; i < l->n; i++)

@@ -14,3 +14,5 @@ int listen_on(struct listeners *ret, const char *address, struct err *err);
 // Takes the sockets passed at start whose name is `name` ("main" takes unnamed ones too).
 void listen_adopt(struct listeners *ret, const struct config *c, const char *name);
 void listen_close(struct listeners *l);
+// The address that a socket got, "127.0.0.1:34567".
+void listen_name(int fd, char *buf, size_t size);

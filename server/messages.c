@@ -93,10 +93,9 @@ static int check_calls(const struct json *m, enum role role, struct fault *f)
         return r;
     if (role != ROLE_ASSISTANT)
         return fault_set(f, ERROR_invalid_value, "tool_calls", "only the assistant calls tools");
+    if (json_count(calls) > TOOLS_MAX)
+        return fault_set(f, ERROR_invalid_value, "tool_calls", "more than %d tool calls", TOOLS_MAX);
     for (const struct json *c = json_first(calls); c; c = json_next(c), i++) {
-        if (i == TOOLS_MAX)
-            return fault_set(f, ERROR_invalid_value, "tool_calls", "more than %d tool calls",
-                             TOOLS_MAX);
         if (check_call(c, i, f) < 0)
             return -1;
     }
@@ -125,10 +124,9 @@ static int check_messages(const struct json *list, struct fault *f)
     unsigned i = 0;
     if (!json_first(list))
         return fault_set(f, ERROR_invalid_value, "messages", "'messages' must not be empty");
+    if (json_count(list) > MESSAGES_MAX)
+        return fault_set(f, ERROR_invalid_value, "messages", "more than %d messages", MESSAGES_MAX);
     for (const struct json *m = json_first(list); m; m = json_next(m), i++) {
-        if (i == MESSAGES_MAX)
-            return fault_set(f, ERROR_invalid_value, "messages", "more than %d messages",
-                             MESSAGES_MAX);
         fault_at(f, "messages[%u]", i);
         if (check_message(m, f) < 0)
             return -1;
@@ -164,9 +162,9 @@ static int check_tool(const struct json *tool, struct fault *f)
 static int check_tools(const struct json *list, struct fault *f)
 {
     unsigned i = 0;
+    if (json_count(list) > TOOLS_MAX)
+        return fault_set(f, ERROR_invalid_value, "tools", "more than %d tools", TOOLS_MAX);
     for (const struct json *t = json_first(list); t; t = json_next(t), i++) {
-        if (i == TOOLS_MAX)
-            return fault_set(f, ERROR_invalid_value, "tools", "more than %d tools", TOOLS_MAX);
         fault_at(f, "tools[%u]", i);
         if (check_tool(t, f) < 0)
             return -1;

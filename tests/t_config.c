@@ -110,6 +110,9 @@ TEST(addresses)
     struct err err = {0};
     REQUIRE_OK(listen_on(&l, "127.0.0.1:0", &err), err);
     REQUIRE(l.n == 1 && l.loopback);
+    char name[64];
+    listen_name(l.fd[0], name, sizeof(name));
+    REQUIRE(strncmp(name, "127.0.0.1:", 10) == 0 && strcmp(name, "127.0.0.1:0") != 0);
     listen_close(&l);
     REQUIRE_OK(listen_on(&l, "0.0.0.0:0", &err), err);
     REQUIRE(!l.loopback);

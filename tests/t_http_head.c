@@ -1,5 +1,5 @@
-// Request heads: what is taken, what is refused with which error, and that a head which comes byte by
-// byte ends the same way as one that comes whole.
+// Request heads: what is taken, what is refused with which error, and that a head which comes byte
+// by byte ends the same way as one that comes whole.
 #include "server/http_head.h"
 #include "tests/test.h"
 
@@ -29,14 +29,16 @@ TEST(takes)
 {
     good("GET / HTTP/1.1\r\n" HOST "\r\n");
     good("GET / HTTP/1.0\r\n\r\n");
-    good("POST /v1/x?a=b HTTP/1.1\r\nhOST: [::1]:80\r\ncontent-length:   12  \r\nX-A: \xe9 b\r\n\r\n");
+    good("POST /v1/x?a=b HTTP/1.1\r\nhOST: [::1]:80\r\ncontent-length:   12  \r\n"
+         "X-A: \xe9 b\r\n\r\n");
     good("POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: chunked\r\n\r\n");
     good("GET / HTTP/1.1\r\n" HOST "Accept:\r\n\r\n");
 }
 
 TEST(reads_the_length)
 {
-    static const char text[] = "POST / HTTP/1.1\r\n" HOST "Content-Length: 18446744073709551615\r\n\r\n";
+    static const char text[] = "POST / HTTP/1.1\r\n" HOST
+                               "Content-Length: 18446744073709551615\r\n\r\n";
     struct http_head h;
     enum api_error e;
     REQUIRE(parse(text, strlen(text), &e, &h) == 1);
@@ -67,13 +69,15 @@ TEST(refuses)
         { "GET / HTTP/2.0\r\n" HOST "\r\n", ERROR_http_version },
         { "GET / HTTP/1.2\r\n" HOST "\r\n", ERROR_http_version },
         { "GET / JUNK/1.1\r\n" HOST "\r\n", ERROR_bad_http },
-        { "POST / HTTP/1.1\r\n" HOST "Content-Length: 1\r\nContent-Length: 1\r\n\r\n", ERROR_bad_http },
+        { "POST / HTTP/1.1\r\n" HOST "Content-Length: 1\r\nContent-Length: 1\r\n\r\n",
+         ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Content-Length: 1, 1\r\n\r\n", ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Content-Length: -1\r\n\r\n", ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Content-Length: +5\r\n\r\n", ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Content-Length: 0x5\r\n\r\n", ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Content-Length:\r\n\r\n", ERROR_bad_http },
-        { "POST / HTTP/1.1\r\n" HOST "Content-Length: 18446744073709551616\r\n\r\n", ERROR_bad_http },
+        { "POST / HTTP/1.1\r\n" HOST "Content-Length: 18446744073709551616\r\n\r\n",
+         ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
           ERROR_bad_http },
         { "POST / HTTP/1.1\r\n" HOST "Transfer-Encoding: gzip, chunked\r\n\r\n", ERROR_bad_http },
