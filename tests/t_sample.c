@@ -124,7 +124,7 @@ TEST(kept_tokens_are_those_of_the_reference)
             g.top_p = top_p[j % ARRAY_LEN(top_p)], j /= ARRAY_LEN(top_p);
             g.min_p = min_p[j % ARRAY_LEN(min_p)], j /= ARRAY_LEN(min_p);
             g.seed = i;
-            if (size[n] > 200 && i % 31)    // a large vocabulary is slow to rank
+            if (i % (size[n] > 200 ? 61 : 3))       // a large vocabulary is slow to rank
                 continue;
             if (g.top_k == 0 && g.top_p == 1 && g.min_p == 0)
                 continue;                   // keeps everything and lists nothing
@@ -139,7 +139,7 @@ TEST(kept_tokens_are_those_of_the_reference)
 // Draws many and compares the counts by their normal deviation.
 static void check_frequencies(struct gen_params g, uint32_t n, float spread)
 {
-    enum { DRAWS = 20000 };
+    enum { DRAWS = 8000 };
     static float x[N_MAX];
     static struct item item[N_MAX];
     static uint32_t count[N_MAX];
@@ -182,7 +182,7 @@ static void check_frequencies(struct gen_params g, uint32_t n, float spread)
 
 TEST(frequencies_are_the_probabilities)
 {
-    for (uint64_t seed = 0; seed < 4; seed++) {
+    for (uint64_t seed = 0; seed < 2; seed++) {
         struct gen_params g = plain;
         g.seed = seed;
         check_frequencies(g, 50, 1);

@@ -30,19 +30,21 @@ typedef int32_t lanes_i __attribute__((vector_size(LANES * sizeof(int32_t))));
 #define BOTH_WIDTHS(type, name, params, ...) type name params { return name##_any(__VA_ARGS__); }
 #endif
 
-// Vectors go by pointer: by value they would depend on the target's calling convention.
+// Vectors go by pointer: by value they would depend on the target's calling convention. Comparisons
+// are the sign of a difference, since gcc 12 turns vector comparisons that are wider than the
+// target into scalar ones.
 
-// *a = mask ? *a : *b
-INLINE void blend(lanes_f *a, const lanes_f *b, const lanes_i *mask)
+// *a = *a < *b ? *b : *a. Of two equal infinities either is right.
+INLINE void raise(lanes_f *a, const lanes_f *b)
 {
-    *a = (lanes_f)(((lanes_i)*a & *mask) | ((lanes_i)*b & ~*mask));
+    lanes_i less = (lanes_i)(*a - *b) >> 31;
+    *a = (lanes_f)(((lanes_i)*a & ~less) | ((lanes_i)*b & less));
 }
 
-INLINE void max_lanes(lanes_f *m, const lanes_f *x)
+// Negative in lanes that are NaN.
+INLINE void mark_nan(lanes_i *mark, const lanes_f *x)
 {
-    lanes_i keep = *m >= *x;        // false for a NaN in x ...
-    keep |= *x != *x;               // ... which is passed over
-    blend(m, x, &keep);
+    *mark |= 0x7f800000 - ((lanes_i)*x & 0x7fffffff);
 }
 
 // e^x for x <= 0 within 2 units of the last place; 0 below -85.
@@ -51,9 +53,9 @@ INLINE void exp_lanes(lanes_f *x)
     const float log2e = 0x1.715476p+0f, ln2_hi = 0x1.62e4p-1f, ln2_lo = 0x1.7f7d1cp-20f;
     const float to_int = 0x1.8p23f;         // adding it rounds to an integer
     const lanes_f floor = (lanes_f){0} - 85;
-    lanes_i inside = *x >= floor;
+    lanes_i outside = (lanes_i)(*x - floor) >> 31;
     lanes_f v = *x;
-    blend(&v, &floor, &inside);
+    raise(&v, &floor);
     lanes_f k = v * log2e + to_int - to_int;
     lanes_f r = v - k * ln2_hi - k * ln2_lo;
     lanes_f p = r * (1.0f / 5040) + 1.0f / 720;
@@ -64,7 +66,7 @@ INLINE void exp_lanes(lanes_f *x)
     p = p * r + 1;
     p = p * r + 1;
     lanes_i two_to_k = (__builtin_convertvector(k, lanes_i) + 127) << 23;
-    *x = (lanes_f)((lanes_i)(p * (lanes_f)two_to_k) & inside);
+    *x = (lanes_f)((lanes_i)(p * (lanes_f)two_to_k) & ~outside);
 }
 
 INLINE void load(lanes_f *v, const float *x)
@@ -104,12 +106,16 @@ INLINE bool row_max_any(const float *x, size_t n, float *block_max, float *max)
     lanes_i nan = {0};
     for (size_t at = 0; at < n; at += ROW_BLOCK) {
         const float *p = padded(x + at, n - at, pad);
-        lanes_f m = (lanes_f){0} - INFINITY, v;
-        for (int i = 0; i < ROW_BLOCK; i += LANES) {
+        lanes_f m = (lanes_f){0} - INFINITY, m2 = m, v, v2;     // two chains keep the machine busy
+        for (int i = 0; i < ROW_BLOCK; i += 2 * LANES) {
             load(&v, p + i);
-            nan |= v != v;
-            max_lanes(&m, &v);
+            load(&v2, p + i + LANES);
+            mark_nan(&nan, &v);
+            mark_nan(&nan, &v2);
+            raise(&m, &v);
+            raise(&m2, &v2);
         }
+        raise(&m, &m2);
         block_max[at / ROW_BLOCK] = largest(&m);
         best = MAX(best, block_max[at / ROW_BLOCK]);
     }
@@ -117,7 +123,7 @@ INLINE bool row_max_any(const float *x, size_t n, float *block_max, float *max)
     int32_t any = 0;
     for (int i = 0; i < LANES; i++)
         any |= nan[i];
-    return any != 0;
+    return any < 0;
 }
 BOTH_WIDTHS(bool, row_max, (const float *x, size_t n, float *block_max, float *max),
             x, n, block_max, max)
