@@ -15,8 +15,8 @@ bool   utf8_valid(const char *p, size_t n);
 
 // Holds back an unfinished character between pushes.
 struct utf8_stream { char held[4]; uint8_t n_held; };
-// Appends to out the characters that p[0..n) completes. Bytes that can never become a character turn
-// into U+FFFD, one per maximal ill-formed part (Unicode 15, table 3-8).
+// Appends to out the characters that p[0..n) completes. Bytes that can never become a character
+// turn into U+FFFD, one per maximal ill-formed part (Unicode 15, table 3-8).
 void utf8_push(struct utf8_stream *s, const char *p, size_t n, struct str *out);
 // At the end of the text: what is held becomes one U+FFFD.
 void utf8_flush(struct utf8_stream *s, struct str *out);
