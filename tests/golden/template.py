@@ -6,10 +6,10 @@
 The templates of SmolLM2 and Qwen2.5-Coder are read from the model files of tools/model. Needs jinja2
 >= 3.1.6 and the gguf package. A record of a data file is a line
 
-    case NAME <bytes of: template, messages, tools, kwargs> <add_generation_prompt> <code> <bytes of result>
+    NAME <bytes of: template, messages, tools, kwargs> <add_generation_prompt> <code> <bytes of result>
 
-(-1: not given), then the bytes, then a newline. code 0: the result is the text; 1: raise_exception, the
-result is its message; 2: another error, whose message may differ.
+(-1: not given, -2: as in the record before), then the bytes, then a newline. code 0: the result is the
+text; 1: raise_exception, the result is its message; 2: another error, whose message may differ.
 """
 import datetime
 import json
@@ -54,6 +54,26 @@ def environment():
                           sort_keys=sort_keys)
 
     env.filters["tojson"] = tojson
+    class Namespace(jinja2.utils.Namespace):
+        """Refuses names that begin with an underscore."""
+        def __init__(*args, **kwargs):
+            self, args = args[0], args[1:]
+            attrs = dict(*args, **kwargs)
+            for name in attrs:
+                Namespace.check(name)
+            jinja2.utils.Namespace.__init__(self, attrs)
+
+        def __setitem__(self, name, value):
+            Namespace.check(name)
+            jinja2.utils.Namespace.__setitem__(self, name, value)
+
+        @staticmethod
+        def check(name):
+            if isinstance(name, str) and name.startswith("_"):
+                raise jinja2.exceptions.SecurityError(name)
+
+    env.globals["namespace"] = Namespace
+    env.globals["dict"] = lambda *args, **kwargs: dict(*args, **kwargs)
     env.globals["raise_exception"] = raise_exception
     env.globals["strftime_now"] = NOW.strftime
     return env
@@ -177,27 +197,34 @@ def dumps(value):
     return json.dumps(value, ensure_ascii=False)
 
 
-def record(name, template, messages, tools, kwargs, add, code, text):
-    parts = [template, dumps(messages), None if tools is None else dumps(tools),
-             None if kwargs is None else dumps(kwargs)]
-    raw = [None if p is None else p.encode() for p in parts]
-    text = b"" if code == 2 else text.encode()
-    sizes = " ".join(str(-1 if r is None else len(r)) for r in raw)
-    head = f"case {name.replace(' ', '_')} {sizes} {int(add)} {code} {len(text)}\n".encode()
-    return head + b"".join(r for r in raw if r is not None) + text + b"\n"
+class Records:
+    def __init__(self, path):
+        self.out = open(path, "wb")
+        self.last = [None] * 4
+
+    def add(self, name, template, messages, tools, kwargs, add, code, text):
+        parts = [p if p is None else p.encode() for p in (
+            template, dumps(messages), tools if tools is None else dumps(tools),
+            kwargs if kwargs is None else dumps(kwargs))]
+        sizes = [-1 if p is None else -2 if p == last else len(p) for p, last in zip(parts, self.last)]
+        body = b"".join(p for p, n in zip(parts, sizes) if n >= 0)
+        self.last = parts
+        result = b"" if code == 2 else text.encode()
+        head = f"{name.replace(' ', '_')} {' '.join(map(str, sizes))} {int(add)} {code} {len(result)}\n"
+        self.out.write(head.encode() + body + result + b"\n")
 
 
 def main():
-    with open(HERE / "template_models.txt", "wb") as out:
-        for model, file in ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), ("qwen2.5", "qwen2.5-coder-0.5b-instruct.gguf"):
-            template = model_template(file)
-            for name, *args in conversations():
-                out.write(record(f"{model}: {name}", template, *args, *render(template, args[0], *args[1:])))
-    import template_snippets
-    with open(HERE / "template_snippets.txt", "wb") as out:
-        for i, snippet in enumerate(template_snippets.snippets()):
-            code, text = render(snippet, template_snippets.MESSAGES, None, template_snippets.KWARGS)
-            out.write(record(f"snippet {i}", snippet, template_snippets.MESSAGES, None, template_snippets.KWARGS, True, code, text))
+    import template_snippets as small
+    out = Records(HERE / "template_models.txt")
+    for model, file in ("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"), ("qwen2.5", "qwen2.5-coder-0.5b-instruct.gguf"):
+        template = model_template(file)
+        for name, *args in conversations():
+            out.add(f"{model}:{name}", template, *args, *render(template, *args))
+    out = Records(HERE / "template_snippets.txt")
+    for i, snippet in enumerate(small.snippets()):
+        out.add(str(i), snippet, small.MESSAGES, None, small.KWARGS, True,
+                *render(snippet, small.MESSAGES, None, small.KWARGS))
 
 
 if __name__ == "__main__":

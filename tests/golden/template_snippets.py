@@ -11,15 +11,16 @@ KWARGS = {"s": "Hello World", "e": "", "u": "Ünï日本🦜 ß", "ws": "  \t a 
           "html": "<a href='x'>&\"</a>", "num": "42", "fl": "3.75", "bad": "4x", "csv": "a,b,,c", "el": [], "ed": {}}
 
 VALUES = ["s", "e", "u", "i", "n", "z", "f", "g", "h", "t", "no", "none_v", "l", "ls", "d", "missing", "big", "el"]
+OPERANDS = ["s", "u", "i", "n", "f", "t", "none_v", "l", "d", "missing", "el", "'o'"]
 BINARY = ["+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", "<=", ">", ">=", "in", "not in", "and", "or"]
 
 
 def operators():
-    for a, op, b in itertools.product(VALUES, BINARY, VALUES):
-        if op == "%" and a in ("s", "e", "u"):
-            continue
+    for a, op, b in itertools.product(OPERANDS, BINARY, OPERANDS):
         yield "{{ %s %s %s }}" % (a, op, b)
     for a, b in itertools.product(["2", "-2", "0", "2.0", "10", "true", "1", "-1"], ["3", "0", "-1", "0.5", "62"]):
+        if (a, b) in (("10", "62"), ("-2", "0.5"), ("-1", "0.5")):
+            continue            # beyond 64 bits, complex
         yield "{{ (%s) ** (%s) }}" % (a, b)
     for v in VALUES:
         yield "{{ -%s }}" % v
@@ -40,15 +41,15 @@ def operators():
 b' }}|{{ a.b }}|{{ missing.b }}|{{ none.b }}|{{ none_v.b is defined }}|{{ s.b }}|{{ s.b.c }}|{{ missing() }}|{{ s() }}|{{ missing['a'] }}
 {{ True and False or None }}|{{ none is none }}|{{ '%s-%d' % ('a', 3) }}|{{ '%5.2f|%-5s|%05d|%x|%r' % (1.234, 'ab', 42, 255, 'q') }}|{{ '%s' % 'x' }}|{{ '%(a)s' % {'a': 1} }}|{{ '100%%' % () }}
 {{ '%s %s' % ('a',) }}|{{ '%s' % ('a', 'b') }}|{{ '%d' % 'x' }}|{{ '%+d % d' % (3, 4) }}|{{ '%e %g' % (12345.678, 0.00001) }}|{{ '%10s|' % u }}|{{ '%c' % 'x' }}
-{{ 9223372036854775807 }}|{{ [[[1]]] }}|{{ {'a': {'b': [1, {'c': ()}]}} }}|{{ - 1 }}|{{ --1 }}|{{ 1 - -1 }}|{{ 'a' if missing else 'b' }}
+{{ 9223372036854775807 }}|{{ [[[1]]] }}|{{ {'a': {'b': [1, {'c': ()}]}} }}|{{ - 1 }}|{{ - -1 }}|{{ 1 - -1 }}|{{ 'a' if missing else 'b' }}
 {{ i is divisibleby 7 }}|{{ i is divisibleby(2) }}|{{ not i is odd }}|{{ i is not odd }}|{{ 5 is in [1, 5] }}|{{ 5 is not in [1, 5] }}|{{ i|string ~ f }}""".replace("\n", "|").split("|")
 
 
-SUBSCRIPTS = """d.a d['a'] d.items d['items'] d.keys() d.missing d['missing'] d.get('b') d.get('x') d.get('x',5) d.get(key='b') d.b.c
+SUBSCRIPTS = """d.a d['a'] d['items'] d.keys() d.missing d['missing'] d.get('b') d.get('x') d.get('x',5) d.b.c
 d.pop d.pop('a') d.update({'a':1}) d.clear() l.append(1) l.pop() l.sort() l.index(1) l.index(9) l.count(1) l[0] l[-1] l[9] l['0'] l.0 d.a.1.q l[1.0] l[true]
 s[0] s[-1] s[99] u[0] u[3] u[-1] u[5] s['x'] nested.x.y.z[1] nested['x']['y'] nested.x.y.z.0 nested.nope.y d.__class__ s.__class__.__mro__ d._x d.copy()
 l[0:2] l[1:] l[:-1] l[::-1] l[::2] l[5:] l[-2:] l[:] l[2:0:-1] l[-1:0:-1] l[::0] s[1:4] s[::-1] s[::2] s[-3:] s[:-3] s[3:1] s[10:0:-3] u[2:5] u[::-1] u[::3] u[-4:-1] e[0:1] e[::-1]
-(1,2,3)[1:] d[0:1] missing[0:1] i[0] range(10)[2:4] range(10)[3] range(5)[-1] d.items()|list d.keys()|list d.values()|list d.items d.values()|length d.keys()[0]""".split()
+(1,2,3)[1:] d[0:1] missing[0:1] i[0] range(10)[2:4] range(10)[3] range(5)[-1] d.items()|list d.keys()|list d.values()|list d.values()|length d.keys()[0]""".split()
 
 
 def accesses():
@@ -69,8 +70,8 @@ l|select|list l|select('odd')|list l|reject('odd')|list l|select('gt',1)|list l|
 d|tojson l|tojson s|tojson u|tojson ws|tojson html|tojson t|tojson none_v|tojson f|tojson g|tojson big|tojson d|tojson(indent=2) d|tojson(indent=0) el|tojson(indent=2) ed|tojson(indent=4) {'a':[],'b':{}}|tojson(indent=1) d|tojson(ensure_ascii=true) u|tojson(ensure_ascii=true) u|tojson(true) d|tojson(separators=(',',':')) d|tojson(sort_keys=true) {'b':1,'a':2}|tojson(sort_keys=true,indent='--') {1:2,none:3,true:4,1.5:5}|tojson (1,2)|tojson missing|tojson range(3)|tojson '\\x00\\x1f\\x7f/\\\\"'|tojson messages|tojson messages[1].tool_calls[0].function.arguments|tojson nested|tojson(none,2)
 s|indent 'a\\nb\\n\\nc'|indent 'a\\nb\\n\\nc'|indent(2) 'a\\nb\\n\\nc'|indent(2,true) 'a\\nb\\n\\nc'|indent(2,true,true) 'a\\nb'|indent('>>') 'a\\nb\\n'|indent(1) 'a\\r\\nb'|indent(3) i|indent html|escape html|e|length html|safe|length html|escape|escape html|forceescape html|safe+'<' html|escape~'<' ('<'|safe)+'>' ('<b>'|escape).replace('b','<') ('<'|safe)|string html|escape|upper [html|safe] ('<'|safe)|tojson ('a'|safe)*2 ('%s'|safe)%'<' ('<'|safe).join(['<','>'])
 s|center(20) s|center(3) s|wordcount u|wordcount s|truncate(5) s|truncate(8,true) s|truncate(8,false,'..') s|truncate(5,leeway=0) 'foo bar baz qux'|truncate(9) 'foo bar baz qux'|truncate(9,true) 'foo bar baz qux'|truncate(11) 'foo bar baz qux'|truncate(11,false,'...',0)
-[1,2,3,4,5]|batch(2)|list [1,2,3,4,5]|batch(2,0)|list [1,2,3,4,5]|slice(3)|list [1,2,3,4,5]|slice(3,0)|list ld|groupby('k')|list ld|groupby('k',case_sensitive=true)|list ld|groupby('nope',default=1)|list '%s-%s'|format(1,2) '%(a)s'|format(a=1) s|urlencode u|urlencode d|attr('a') d|attr('get') d|items|list d|items missing|items|list l|items s|title|lower u|upper u|lower u|capitalize u|title 'ǆ ﬁ ŉ'|upper 'ΑΣ ΑΣΑ'|lower 'hello-world (foo) [bar]'|title "it's"|title
-s|upper|lower|title 3|string|length s|list u|list d|list missing|list i|list range(3)|list none_v|list s|nope s|upper() s|upper(1) s|replace('a') s|int s|float d|int l|abs [3,1]|sort|first {'a':1}|items|first none_v|upper none_v|trim t|lower f|string|length d|string l|string i|string missing|upper missing|trim missing|int missing|float missing|round missing|string missing|join missing|first missing|sort missing|reverse missing|tojson""".split()
+[1,2,3,4,5]|batch(2)|list [1,2,3,4,5]|batch(2,0)|list [1,2,3,4,5]|slice(3)|list [1,2,3,4,5]|slice(3,0)|list ld|groupby('k')|list ld|groupby('k',case_sensitive=true)|list ld|groupby('nope',default=1)|list '%s-%s'|format(1,2) '%(a)s'|format(a=1) s|urlencode u|urlencode d|attr('a') d|attr('get') d|items|list d|items missing|items|list s|title|lower u|upper u|lower u|capitalize u|title 'ǆ ﬁ ŉ'|upper 'ΑΣ ΑΣΑ'|lower 'hello-world (foo) [bar]'|title "it's"|title
+s|upper|lower|title 3|string|length s|list u|list d|list missing|list i|list range(3)|list none_v|list s|nope s|upper() s|upper(1) s|replace('a') s|int s|float d|int l|abs [3,1]|sort|first {'a':1}|items|first none_v|upper none_v|trim t|lower f|string|length d|string l|string i|string missing|upper missing|trim missing|int missing|float missing|round missing|string missing|join missing|first missing|sort missing|tojson""".split()
 
 
 def filters():
@@ -79,8 +80,12 @@ def filters():
             continue            # prints an address
         if f in ("reverse", "unique") and v in ("l", "ls", "d", "s", "u", "e", "el", "missing"):
             continue
-        if f == "int" and v in ("g", "big"):
-            continue            # beyond 64 bits
+        if v == "big" and f in ("round", "abs") or v == "g" and f == "int" or v == "big" and f == "int":
+            continue            # integers beyond 64 bits
+        if f == "unique" or (f, v) in (("items", "l"), ("reverse", "missing")):
+            continue            # a generator that nobody reads: no error, and an address
+        if f in ("truncate", "urlencode") and v not in ("s", "e", "u"):
+            continue
         yield "{{ %s|%s }}" % (v, f)
     for e in FILTER_CALLS:
         if e in ("l|reverse", "ls|unique", "l|map", "g|int", "d|items", "1e300|round(2)", "d|attr('get')"):
@@ -93,9 +98,13 @@ TESTS = """defined undefined none boolean true false integer float number string
 
 def tests():
     for v, t in itertools.product(VALUES + ["range(3)", "range", "d.items()", "d.items", "l|map('string')", "namespace(a=1)", "s|safe"], TESTS):
+        if v == "big" and t in ("odd", "even"):
+            continue
         yield "{{ %s is %s }}" % (v, t)
         yield "{{ %s is not %s }}" % (v, t)
     for v, t, o in itertools.product(["i", "s", "l", "f", "missing"], ["eq", "equalto", "ne", "lt", "gt", "le", "ge", "greaterthan", "lessthan", "sameas", "in", "divisibleby"], ["7", "'Hello World'", "[7]", "2.5", "none"]):
+        if t == "sameas" and o != "none":
+            continue            # identity of equal values is Python's business
         yield "{{ %s is %s(%s) }}" % (v, t, o)
     yield from ("{{ 1 is nope }}", "{{ i is defined and i is number or x }}", "{{ s is string is defined }}", "{{ 'trim' is filter }}", "{{ 'nope' is filter }}", "{{ 'odd' is test }}",
                 "{{ none is sameas none }}", "{{ d.a is defined and d.q is not defined }}", "{{ x is defined and x.y }}", "{% if not tools is defined %}a{% else %}b{% endif %}")
@@ -107,28 +116,19 @@ s.replace('l','L') s.replace('l','L',1) s.replace('','.') s.replace('l','') u.re
 s.find('o') s.find('o',5) s.find('zz') s.rfind('o') s.index('o') s.index('zz') u.find('本') u.rfind('🦜') u.index('日') s.find('') s.rfind('') s.find('o',-3) s.count('l') s.count('') u.count('') e.count('') 'aaaa'.count('aa') s.count('l',4) s.count('o',0,5)
 ','.join(ls) ', '.join(l) ''.join([]) '-'.join('abc') '-'.join(d) 'a\\nb\\r\\nc\\x0bd'.splitlines() 'a\\nb\\n'.splitlines(true) e.splitlines() ws.splitlines() s.removeprefix('Hello') s.removeprefix('x') s.removesuffix('World') s.partition(' ') s.partition('x') csv.rpartition(',') s.rpartition('x') s.partition('')
 s.ljust(15) s.rjust(15,'*') s.center(16) s.center(15,'-') 'ab'.center(5) 'abc'.center(6) num.zfill(5) '-5'.zfill(4) s.zfill(3) 'a\\tb'.expandtabs() 'a\\tb'.expandtabs(4) s.isdigit() num.isdigit() '²'.isdigit() '²'.isdecimal() '½'.isnumeric() e.isdigit() s.isalpha() 'abc'.isalpha() 'é日'.isalpha() 'a1'.isalnum() ws.isspace() ' \\t'.isspace() e.isspace() 'ABC'.isupper() 'aBC'.isupper() 'abc1'.islower() '1'.islower() s.isascii() u.isascii() e.isascii()
-'{}-{}'.format(1,'a') '{0}{1}{0}'.format('a','b') '{x}'.format(x=5) '{:>5}|{:<5}|{:^5}'.format('a','b','c') '{:05d}|{:+d}|{:x}|{:,}'.format(42,42,255,1234567) '{:.2f}|{:8.3f}|{:e}|{:%}'.format(3.14159,2.5,12345.678,0.25) '{{}}'.format() '{0.a}'.format(d) '{0[a]}'.format(d) '{0[1]}'.format(l) '{!r}'.format('a') '{:*^9}'.format('mid') '{'.format() '}'.format() '{}'.format() '{z}'.format() '{:g}'.format(1e10) '{}'.format(1.0) '{}'.format(none) '{:5}|'.format(true) '{:b}'.format(5) '{:#x}'.format(255) '{:s}'.format('a') '{:.2}'.format('abc') '{:>{}}'.format('a',5)
+'{}-{}'.format(1,'a') '{0}{1}{0}'.format('a','b') '{x}'.format(x=5) '{:>5}|{:<5}|{:^5}'.format('a','b','c') '{:05d}|{:+d}|{:x}|{:,}'.format(42,42,255,1234567) '{:.2f}|{:8.3f}|{:e}|{:%}'.format(3.14159,2.5,12345.678,0.25) '{{}}'.format() '{0.a}'.format(d) '{0[a]}'.format(d) '{0[1]}'.format(l) '{!r}'.format('a') '{:*^9}'.format('mid') '{'.format() '}'.format() '{}'.format() '{z}'.format() '{:g}'.format(1e10) '{}'.format(1.0) '{}'.format(none) '{:5}|'.format(true) '{:b}'.format(5) '{:#x}'.format(255) '{:s}'.format('a') '{:.2}'.format('abc')
 s.nope() s.encode() s.join d.get d.items(1) d.get() d.get([]) d.keys()|join d.has_key('a') l.copy() l.extend([1]) (1,2,1).count(1) (1,2).index(2) range(5).index(3) s.upper().lower().split()[0] s.__len__() s.format_map({}) 'a'.maketrans d.items()|length d.values()|list d.items()|first|first""".split()
 
 
 def methods():
-    yield from methods_inner()
-
-
-def methods_inner():
-    # words were split at white space: glue the quoted ones together again
-    glued, quote = "", None
+    # an expression goes on over a blank while its brackets are open
+    glued = ""
     for word in METHODS:
-        glued = glued + " " + word if glued else word
-        odd = sum(1 for q in ("'", '"') if len(glued.replace("\\'", "").split(q)) % 2 == 0)
-        if odd and not (glued.count('"') and glued.count('"') % 2 == 0):
-            continue
-        if glued.count("(") != glued.count(")"):
-            continue
-        if glued not in ("s.join", "d.get", "'a'.maketrans", "s.encode()", "s.format_map({})"):
-            yield "{{ %s }}" % glued
-        glued = ""
-    del quote
+        glued = f"{glued} {word}" if glued else word
+        if glued.count("(") == glued.count(")") or glued.startswith("'{0}{"):
+            if glued not in ("s.join", "d.get", "'a'.maketrans", "s.encode()", "s.format_map({})"):
+                yield "{{ %s }}" % glued
+            glued = ""
 
 
 STATEMENTS = r"""
@@ -336,11 +336,6 @@ a
 """.split("\n")
 
 
-def statements():
-    # a line that begins with white space, or any line until a blank one, belongs to its template
-    yield from split_statements()
-
-
 MULTI = [
     "  {% raw %}\n  x\n  {% endraw %}\n y", "{{ s\n   |upper\n }}{{\n i }}", "  {%+ if t %}\n a\n  {%+ endif +%}\n b",
     "  {% if t %}\n  a\n  {% endif %}\nb", "x {% if t %} y {% endif %} z", "x\t{% if t -%}\n\n  y\n\n{%- endif %}\n\nz",
@@ -354,10 +349,8 @@ MULTI = [
 ]
 
 
-def split_statements():
-    for line in STATEMENTS:
-        if line.strip():
-            yield line
+def statements():
+    yield from (line for line in STATEMENTS if line.strip())
     yield from MULTI
 
 

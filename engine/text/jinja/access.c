@@ -137,14 +137,20 @@ static struct jval slice_list(struct jx *x, const struct jlist *l, int64_t from,
     return jlistval(r);
 }
 
+static struct jval slice_range(struct jx *x, const struct jrange *r, int64_t from, int64_t to,
+                               int64_t step, size_t n)
+{
+    struct jrange *s = jx_alloc(x, sizeof(*s));
+    *s = (struct jrange){ r->start + from * r->step, r->start + to * r->step, r->step * step, n };
+    return (struct jval){ .kind = J_RANGE, .range = s };
+}
+
 struct jval jslice(struct jx *x, struct jval of, const struct jval part[3])
 {
     size_t len;
     if (of.kind == J_UNDEFINED)
         jfail_undefined(x, of);
-    if (of.kind == J_RANGE)
-        of = jtupleval(jiter_list(x, of));
-    if (of.kind != J_STR && of.kind != J_LIST && of.kind != J_TUPLE)
+    if (of.kind != J_STR && of.kind != J_LIST && of.kind != J_TUPLE && of.kind != J_RANGE)
         jx_fail(x, -EINVAL, "'%s' object is not subscriptable by a slice", jtype(of));
     jlength(x, of, &len);
     int64_t n = (int64_t)len, step = CLAMP(jarg_int(x, part[2], 1), -INT32_MAX, INT32_MAX);
@@ -156,6 +162,8 @@ struct jval jslice(struct jx *x, struct jval of, const struct jval part[3])
     size_t items = (step > 0 ? to > from : from > to) ? (size_t)count : 0;
     if (of.kind == J_STR)
         return slice_str(x, of.s, from, step, items);
+    if (of.kind == J_RANGE)
+        return slice_range(x, of.range, from, to, step, items);
     struct jval r = slice_list(x, of.l, from, step, items);
     r.kind = of.kind;
     return r;

@@ -29,7 +29,7 @@ static bool is_align(char c)
 // [[fill]align][sign][#][0][width][,][.precision][type]
 static struct jspec read_spec(struct jx *x, struct jstr *s, size_t at, size_t end)
 {
-    struct jspec r = { .precision = -1 };
+    struct jspec r = { .precision = -1, .given = at < end };
     size_t next = at < end ? jstr_next(s, at) : end;
     if (next < end && is_align(s->p[next])) {
         r.fill = *jstr_sub(x, s, at, next);
@@ -108,7 +108,7 @@ static void put_value(struct jbuild *b, struct jspec *s, struct jval v)
     if (v.kind == J_FLOAT || (floating && jas_float(v, &d))) {
         jas_float(v, &d);
         jput_float(b, s, d, floating ? s->type : s->precision < 0 ? 'r' : 'g');
-    } else if ((v.kind == J_INT || (v.kind == J_BOOL && s->type)) && s->type != 's') {
+    } else if ((v.kind == J_INT || (v.kind == J_BOOL && s->given)) && s->type != 's') {
         jas_int(v, &i);
         jput_int(b, s, i);
     } else {

@@ -66,7 +66,7 @@ static struct jval f_reverse(struct jx *x, struct jval v, const struct jval *arg
     (void)arg;
     if (v.kind == J_STR)
         return jslice(x, v, backwards);
-    bool lazy = v.kind != J_ITER && v.kind != J_UNDEFINED;
+    bool lazy = v.kind != J_ITER;
     struct jval l = jslice(x, jlistval(jiter_list(x, v)), backwards);
     return lazy ? jgenerator(x, l.l) : l;
 }

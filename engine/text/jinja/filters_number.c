@@ -111,6 +111,8 @@ static struct jval f_abs(struct jx *x, struct jval v, const struct jval *arg)
     (void)arg;
     if (v.kind == J_FLOAT)
         return jfloat(fabs(v.d));
+    if (v.kind == J_BIG)
+        return v.s->p[0] == '-' ? jnegate(x, v, true) : v;
     if (jas_int(v, &i))
         return i < 0 ? jnegate(x, v, true) : jint(i);
     if (v.kind == J_UNDEFINED)

@@ -123,6 +123,8 @@ static struct jval f_center(struct jx *x, struct jval v, const struct jval *arg)
 
 static struct jval f_truncate(struct jx *x, struct jval v, const struct jval *arg)
 {
+    if (v.kind == J_UNDEFINED)
+        return v;
     struct jstr *s = jneed_str(x, v, "truncate's text"), *end = jarg_str(x, arg[2], jstr_lit(x, "..."));
     int64_t length = jarg_int(x, arg[0], 255), leeway = jarg_int(x, arg[3], 5);
     size_t n, n_end;
@@ -150,7 +152,7 @@ static struct jval f_wordcount(struct jx *x, struct jval v, const struct jval *a
         words += word && !inside;
         inside = word;
     }
-    jx_bytes(x, s->n * 8);
+    jx_chars(x, s->n);
     return jint(words);
 }
 

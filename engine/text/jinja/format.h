@@ -6,6 +6,7 @@ struct jspec {
     struct jstr fill;           // one character; n = 0: a space
     char        align;          // < > ^ =, 0: not given
     char        sign;           // + - or space, 0: not given
+    bool        given;          // something of this was written
     bool        alt, zero, comma;
     int64_t     width, precision;       // precision -1: not given
     char        type;           // 0: not given

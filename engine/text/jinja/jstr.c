@@ -223,7 +223,7 @@ size_t jstr_offset(struct jx *x, struct jstr *s, size_t chars)
 {
     if (s->ascii)
         return MIN(chars, s->n);
-    jx_bytes(x, s->n);
+    jx_chars(x, s->n / 8);
     size_t at = 0;
     for (; chars && at < s->n; chars--)
         at = jstr_next(s, at);

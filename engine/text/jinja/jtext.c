@@ -20,7 +20,7 @@ struct jstr *jstr_strip(struct jx *x, const struct jstr *s, const struct jstr *c
         from = jstr_next(s, from);
     while ((sides & JSTR_RIGHT) && from < to && strips(chars, s, jstr_prev(s, to), to))
         to = jstr_prev(s, to);
-    jx_bytes(x, (from + s->n - to) * (chars ? chars->n + 1 : 1));
+    jx_chars(x, (from + s->n - to) * (chars ? chars->n / 16 + 1 : 1));
     return jstr_sub(x, s, from, to);
 }
 
@@ -72,7 +72,7 @@ static size_t skip_space(struct jx *x, const struct jstr *s, size_t at, bool spa
     size_t next, from = at;
     while (at < s->n && u_space(jstr_char(s, at, &next)) == space)
         at = next;
-    jx_bytes(x, at - from);
+    jx_chars(x, at - from);
     return at;
 }
 
@@ -81,7 +81,7 @@ static size_t skip_space_back(struct jx *x, const struct jstr *s, size_t at, boo
     size_t next, from = at;
     while (at > 0 && u_space(jstr_char(s, jstr_prev(s, at), &next)) == space)
         at = jstr_prev(s, at);
-    jx_bytes(x, from - at);
+    jx_chars(x, from - at);
     return at;
 }
 
@@ -94,7 +94,7 @@ static void split_space(struct jx *x, struct jlist *l, const struct jstr *s, int
         at = skip_space(x, s, end, true);
     }
     if (at < s->n)
-        add_piece(x, l, s, at, skip_space_back(x, s, s->n, true));
+        add_piece(x, l, s, at, s->n);
 }
 
 static void need_separator(struct jx *x, const struct jstr *sep)
@@ -139,7 +139,7 @@ static void rsplit_space(struct jx *x, struct jlist *l, const struct jstr *s, in
         at = skip_space_back(x, s, from, true);
     }
     if (at > 0)
-        add_piece(x, l, s, skip_space(x, s, 0, true), at);
+        add_piece(x, l, s, 0, at);
 }
 
 struct jlist *jstr_rsplit(struct jx *x, const struct jstr *s, const struct jstr *sep, int64_t max)
@@ -164,7 +164,7 @@ struct jlist *jstr_lines(struct jx *x, const struct jstr *s, bool keep_ends)
 {
     struct jlist *l = jlist_new(x);
     size_t from = 0, next;
-    jx_bytes(x, s->n);
+    jx_chars(x, s->n);
     for (size_t at = 0; at < s->n; at = next) {
         uint32_t cp = jstr_char(s, at, &next);
         if (!u_line_break(cp))
@@ -215,7 +215,7 @@ struct jstr *jstr_case(struct jx *x, const struct jstr *s, enum jcase how)
     struct jbuild b = jbuild_start(x);
     size_t next;
     bool head = true;
-    jx_bytes(x, s->n * 8);
+    jx_chars(x, s->n);
     for (size_t at = 0; at < s->n; at = next) {
         uint32_t cp = jstr_char(s, at, &next), ret[3];
         size_t n = map_case(s, at, next, cp, how, head, ret);

@@ -11,7 +11,7 @@
 #include "base/err.h"
 
 enum {
-    JX_STEPS_MAX     = 10 * 1000 * 1000, // nodes evaluated, plus bytes handled / JX_BYTES_PER_STEP
+    JX_STEPS_MAX     = 5 * 1000 * 1000, // nodes evaluated, plus bytes handled / JX_BYTES_PER_STEP
     JX_BYTES_PER_STEP = 64,
     JX_PARSE_DEPTH   = 200,     // nested brackets, statements, operators of one expression
     JX_AST_DEPTH     = 500,     // levels of the tree of one template
@@ -55,6 +55,8 @@ void *jx_grow(struct jx *x, const void *p, size_t n, size_t *cap, size_t bytes);
 // Counts work; ends the run when it is too much.
 void jx_step(struct jx *x, size_t n);
 static inline void jx_bytes(struct jx *x, size_t n) { jx_step(x, n / JX_BYTES_PER_STEP); }
+// For what looks at every character of n bytes.
+static inline void jx_chars(struct jx *x, size_t n) { jx_step(x, (n + 1) / 2); }
 
 // Around anything that recurses over a value.
 void jx_enter_value(struct jx *x);

@@ -207,6 +207,8 @@ static struct jtoken root(struct jlexer *l)
 static struct jtoken raw(struct jlexer *l)
 {
     size_t from = l->at;
+    if (from == l->n)
+        return (struct jtoken){ .type = T_EOF, .line = l->line };   // as jinja2
     for (size_t tag = from; (tag = find_tag(l, tag)) < l->n; tag++) {
         if (l->src[tag + 1] != '%')
             continue;

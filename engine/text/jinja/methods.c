@@ -325,7 +325,7 @@ static struct jval all(struct jx *x, const struct jstr *s, bool (*is)(uint32_t))
         if (!is(jstr_char(s, at, &next)))
             return jbool(false);
     }
-    jx_bytes(x, s->n * 8);
+    jx_chars(x, s->n);
     return jbool(s->n != 0);
 }
 

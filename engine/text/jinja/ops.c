@@ -171,6 +171,16 @@ struct jval jbinary(struct jx *x, enum jtok tok, struct jval a, struct jval b)
     no_operator(x, tok, a, b);
 }
 
+static struct jval negate_big(struct jx *x, const struct jstr *s)
+{
+    struct jbuild b = jbuild_start(x);
+    bool negative = s->p[0] == '-';
+    if (!negative)
+        jbuild_text(&b, "-");
+    jbuild_sub(&b, s, negative, s->n);
+    return (struct jval){ .kind = J_BIG, .s = jbuild_end(&b) };
+}
+
 struct jval jnegate(struct jx *x, struct jval v, bool minus)
 {
     int64_t i;
@@ -178,6 +188,8 @@ struct jval jnegate(struct jx *x, struct jval v, bool minus)
         jfail_undefined(x, v);
     if (v.kind == J_FLOAT)
         return jfloat(minus ? -v.d : v.d);
+    if (v.kind == J_BIG)
+        return minus ? negate_big(x, v.s) : v;
     if (!jas_int(v, &i))
         jx_fail(x, -EINVAL, "bad operand type for unary %c: '%s'", minus ? '-' : '+', jtype(v));
     if (minus && __builtin_sub_overflow((int64_t)0, i, &i))

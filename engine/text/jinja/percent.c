@@ -158,7 +158,8 @@ struct jval jformat_percent(struct jx *x, struct jstr *fmt, struct jval args)
             percent_directive(&f);
         }
     }
-    size_t given = args.kind == J_TUPLE ? args.l->n : args.kind == J_DICT || args.kind == J_LIST ? 0 : 1;
+    bool mapping = args.kind == J_DICT || args.kind == J_LIST || args.kind == J_UNDEFINED;
+    size_t given = args.kind == J_TUPLE ? args.l->n : mapping ? 0 : 1;
     if (f.next < given)
         jx_fail(x, -EINVAL, "not all arguments converted during string formatting");
     struct jstr *r = jbuild_end(&f.b);

@@ -84,7 +84,7 @@ static void repr_str(struct jbuild *b, const struct jstr *s)
 {
     char quote = memchr(s->p, '\'', s->n) && !memchr(s->p, '"', s->n) ? '"' : '\'';
     size_t next;
-    jx_bytes(b->x, s->n * 8);
+    jx_chars(b->x, s->n);
     if (s->markup)
         jbuild_text(b, "Markup(");
     jbuild_add(b, &quote, 1, JS_TEMPLATE);

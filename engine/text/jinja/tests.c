@@ -43,7 +43,7 @@ static bool all_cased(struct jx *x, struct jval v, bool (*is)(uint32_t), bool (*
 {
     struct jstr *s = jto_str(x, v);
     bool any = false;
-    jx_bytes(x, s->n * 8);
+    jx_chars(x, s->n);
     for (size_t at = 0, next; at < s->n; at = next) {
         uint32_t cp = jstr_char(s, at, &next);
         if (is_not(cp))

@@ -124,7 +124,7 @@ bool jlength(struct jx *x, struct jval v, size_t *ret)
     if (v.kind != J_STR)
         return count_items(v, ret);
     if (!v.s->ascii && !v.s->chars)
-        jx_bytes(x, v.s->n);
+        jx_chars(x, v.s->n / 8);
     *ret = jstr_chars(v.s);
     return true;
 }
