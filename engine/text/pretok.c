@@ -112,6 +112,7 @@ void pretok_scan_destroy(struct pretok_scan *s)
 static int next_match(const struct pretok *p, struct pretok_scan *s, int stage, const char *text,
                       size_t n, size_t *at, size_t *end)
 {
+    assert(stage < PRETOK_STAGES_MAX);
     int r = PCRE2_ERROR_JIT_STACKLIMIT;
     PCRE2_SPTR subject = (PCRE2_SPTR)text;
     if (p->jit[stage])
