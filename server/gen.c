@@ -25,6 +25,13 @@ static void count_finished(struct gen *g, const struct choice *c)
     atomic_fetch_add(&g->p.model->metrics.finished[f], 1);
 }
 
+static void close_stream(struct choice *c)
+{
+    if (c->stream)
+        stream_close(c->stream);
+    c->stream = NULL;
+}
+
 static void finish(struct call *call)
 {
     struct gen *g = call->state;
@@ -32,7 +39,7 @@ static void finish(struct call *call)
         struct choice *c = &g->choice[i];
         if (c->stream || c->done)
             count_finished(g, c);
-        stream_close(c->stream);
+        close_stream(c);
         str_free(&c->text);
         str_free(&c->logprobs);
         str_free(&c->top_logprobs);
@@ -86,6 +93,7 @@ static void measure(struct gen *g, struct choice *c, const struct delta *d)
     struct model_metrics *m = &g->p.model->metrics;
     if (d->kind != DELTA_TEXT || !d->n_tokens)
         return;
+    atomic_fetch_add_explicit(&m->generated_tokens, d->n_tokens, memory_order_relaxed);
     if (!c->last_ns)
         histogram_add(&m->first_token, d->time_ns - MIN(d->time_ns, g->submit_ns));
     else
@@ -100,6 +108,8 @@ static void take_done(struct gen *g, struct choice *c, const struct delta *d)
     c->reason = d->reason;
     c->usage = d->usage;
     g->n_done++;
+    atomic_fetch_add(&m->prompt_tokens, d->usage.prompt_tokens);
+    atomic_fetch_add(&m->cached_tokens, d->usage.cached_tokens);
     histogram_add(&m->e2e, d->time_ns - MIN(d->time_ns, g->submit_ns));
     histogram_add(&m->queue, d->usage.queued_ns);
     histogram_add(&m->prefill, d->usage.prefill_ns);
@@ -256,10 +266,8 @@ int gen_start(struct call *call, const struct params *p, const struct gen_format
         format->begin(g);
     r = 0;
 out:
-    for (uint32_t i = 0; r && g && i < g->n_choices; i++) {
-        stream_close(g->choice[i].stream);
-        g->choice[i].stream = NULL;
-    }
+    for (uint32_t i = 0; r && g && i < g->n_choices; i++)
+        close_stream(&g->choice[i]);
     for (uint32_t i = 0; i < n_prompts; i++)
         tokens_free(&prompt[i].tokens);
     return r;

@@ -16,7 +16,6 @@ struct choice {
     struct str     text, logprobs, top_logprobs, offsets, calls;
     uint32_t       n_logprobs, n_calls;
     size_t         n_chars;             // of the text so far, for text_offset
-    bool           echoed;
     struct tool_parser tools;
 };
 

@@ -21,6 +21,7 @@ enum finished {
 struct model_metrics {
     struct histogram first_token, inter_token, e2e, queue, prefill, decode;
     _Atomic uint64_t finished[FINISHED_COUNT];
+    _Atomic uint64_t prompt_tokens, cached_tokens, generated_tokens;    // generated: as they come
 };
 
 #define METRIC_CODES 28

@@ -21,9 +21,6 @@ STAT(kv_used, s->kv_blocks_used)
 STAT(kv_cached, s->kv_blocks_cached)
 STAT(kv_blocks, i->kv_blocks)
 STAT(kv_block_bytes, i->kv_block_bytes)
-STAT(prompt, s->prompt_tokens)
-STAT(generated, s->generated_tokens)
-STAT(cached, s->cached_tokens)
 STAT(read, s->blocks_read)
 STAT(held, s->blocks_held)
 STAT(steps, s->steps)
@@ -41,12 +38,6 @@ static const struct gauge gauges[] = {
     { "kv_blocks_cached", "gauge", "KV blocks kept for reuse.", get_kv_cached },
     { "kv_blocks", "gauge", "KV blocks there are.", get_kv_blocks },
     { "kv_block_bytes", "gauge", "Bytes of a KV block.", get_kv_block_bytes },
-    { "prompt_tokens_total", "counter", "Prompt tokens.", get_prompt },
-    { "generation_tokens_total", "counter", "Generated tokens.", get_generated },
-    { "prefix_cache_queries_total", "counter", "Prompt tokens looked for in the prefix cache.",
-      get_prompt },
-    { "prefix_cache_hits_total", "counter", "Prompt tokens found in the prefix cache.",
-     get_cached },
     { "attention_blocks_read_total", "counter", "KV blocks that attention read.", get_read },
     { "attention_blocks_held_total", "counter", "KV blocks that attention could have read.",
       get_held },
@@ -57,6 +48,17 @@ static const struct gauge gauges[] = {
     { "requests_rejected_total", "counter", "Requests that the engine did not take.",
       get_rejected },
     { "engine_failed", "gauge", "1: the executor is lost.", get_failed },
+};
+
+struct counter { const char *name, *help; size_t offset; };
+#define COUNTER(field) offsetof(struct model_metrics, field)
+static const struct counter counters[] = {
+    { "prompt_tokens_total", "Prompt tokens of requests that ended.", COUNTER(prompt_tokens) },
+    { "generation_tokens_total", "Generated tokens.", COUNTER(generated_tokens) },
+    { "prefix_cache_queries_total", "Prompt tokens looked for in the prefix cache.",
+      COUNTER(prompt_tokens) },
+    { "prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
+      COUNTER(cached_tokens) },
 };
 
 struct timing { const char *name, *help; size_t offset; };
@@ -80,6 +82,18 @@ static void put_gauges(struct str *out, struct models *m, const struct str *labe
         for (uint32_t i = 0; i < m->n; i++)
             metrics_value(out, gauges[g].name, label[i].p,
                           gauges[g].of(&stats[i], engine_info(m->entry[i].engine)));
+    }
+}
+
+static void put_counters(struct str *out, struct models *m, const struct str *label)
+{
+    for (size_t k = 0; k < ARRAY_LEN(counters); k++) {
+        metrics_family(out, counters[k].name, "counter", counters[k].help);
+        for (uint32_t i = 0; i < m->n; i++) {
+            char *base = (char *)&m->entry[i].metrics;
+            _Atomic uint64_t *v = (_Atomic uint64_t *)(void *)(base + counters[k].offset);
+            metrics_value(out, counters[k].name, label[i].p, (double)atomic_load(v));
+        }
     }
 }
 
@@ -132,6 +146,7 @@ void api_metrics(struct call *c)
         for (uint32_t i = 0; i < a->models.n; i++)
             metrics_label(&label[i], "model", a->models.entry[i].name);
         put_gauges(&c->out, &a->models, label);
+        put_counters(&c->out, &a->models, label);
         put_timings(&c->out, &a->models, label);
         put_finished(&c->out, &a->models, label);
         for (uint32_t i = 0; i < a->models.n; i++)

@@ -61,9 +61,8 @@ static void put_top(struct str *out, const struct tokenizer *t, const struct tok
 static void add_logprobs(struct gen *g, struct choice *c, const struct delta *d)
 {
     const struct tokenizer *t = engine_tokenizer(g->p.model->engine);
-    for (uint32_t i = 0; i < d->n_tokens && d->logprob; i++) {
-        const struct token_logprob *l = &d->logprob[i];
-        bool first = d->kind == DELTA_PROMPT && c->n_chars == 0 && !c->echoed;
+    for (uint32_t i = 0; i < d->n_tokens && g->p.gen.logprobs >= 0; i++) {
+        const struct token_logprob *l = d->logprob ? &d->logprob[i] : NULL;
         const char *comma = c->n_logprobs++ ? "," : "";
         size_t n;
         const char *p = tokenizer_piece(t, d->token[i], true, &n);
@@ -73,14 +72,13 @@ static void add_logprobs(struct gen *g, struct choice *c, const struct delta *d)
         c->n_chars += count_chars(p, n);
         str_puts(&c->logprobs, comma);
         str_puts(&c->top_logprobs, comma);
-        if (first) {                    // nothing stands before the first token of a prompt
+        if (!l) {                       // nothing stands before the first token of a prompt
             str_puts(&c->logprobs, "null");
             str_puts(&c->top_logprobs, "null");
         } else {
             json_put_double(&c->logprobs, api_logprob(l->logprob));
             put_top(&c->top_logprobs, t, l);
         }
-        c->echoed = true;
     }
 }
 
