@@ -94,7 +94,8 @@ static int check_calls(const struct json *m, enum role role, struct fault *f)
     if (role != ROLE_ASSISTANT)
         return fault_set(f, ERROR_invalid_value, "tool_calls", "only the assistant calls tools");
     if (json_count(calls) > TOOLS_MAX)
-        return fault_set(f, ERROR_invalid_value, "tool_calls", "more than %d tool calls", TOOLS_MAX);
+        return fault_set(f, ERROR_invalid_value, "tool_calls", "more than %d tool calls",
+                         TOOLS_MAX);
     for (const struct json *c = json_first(calls); c; c = json_next(c), i++) {
         if (check_call(c, i, f) < 0)
             return -1;

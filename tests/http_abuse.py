@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-# Clients that are broken or hostile, over raw sockets: the HTTP (B) and content (C) rows of the abuse
-# matrix. After every case the canary, a fixed greedy prompt, must give the same text, and nothing may
-# run or be left open.
+# Clients that are broken or hostile, over raw sockets: the HTTP (B) and content (C) rows of the
+# abuse matrix. After every case the canary, a fixed greedy prompt, must give the same text, and
+# nothing may run or be left open.
 #
 # usage: tests/http_abuse.py GODWITD [CASE]
 import json
@@ -84,7 +84,7 @@ def refused_and_closed(d, data, want, timeout_s=10):
     s.close()
 
 
-# ---- B: HTTP and clients ---------------------------------------------------------------------------
+# ---- B: HTTP and clients -----------------------------------------------
 
 @case
 def b01_idle_half_open(d):
@@ -218,8 +218,8 @@ def b10_smuggling_shapes(d):
         assert got.count(b'HTTP/1.1 ') == 1, (headers, got)
     for data in (b'GET /health HTTP/1.1\r\n\r\n', b'GET /health HTTP/1.1\nHost: localhost\n\n',
                  b'GET /health HTTP/1.1\r\nHost: localhost\r\nA: b\r\n c\r\n\r\n',
-                 b'GET /health\r\n\r\n', b'GET /health HTTP/1.1\r\nHost: localhost\r\nA: b\rc\r\n\r\n',
-                 b'GET /he\x00alth HTTP/1.1\r\nHost: localhost\r\n\r\n'):
+                 b'GET /health HTTP/1.1\r\nHost: localhost\r\nA: b\rc\r\n\r\n',
+                 b'GET /he\x00alth HTTP/1.1\r\nHost: localhost\r\n\r\n', b'GET /health\r\n\r\n'):
         got = d.raw(data + second)
         assert got.startswith(b'HTTP/1.1 400 ') and got.count(b'HTTP/1.1 ') == 1, (data, got[:200])
     assert d.raw(b'GET / HTTP/3.0\r\nHost: localhost\r\n\r\n').startswith(b'HTTP/1.1 505 ')
@@ -246,14 +246,15 @@ def b10_smuggling_shapes_later(d):
 
 
 def chunked(*chunks, end=b'0\r\n\r\n'):
-    head = (f'POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n').encode()
-    return head + b''.join(chunks) + end
+    head = f'POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n'
+    return head.encode() + b''.join(chunks) + end
 
 
 @case
 def b11_chunked(d):
     body = chat_body()
-    good = b'%x\r\n' % 10 + body[:10] + b'\r\n' + b'%X;x=y\r\n' % len(body[10:]) + body[10:] + b'\r\n'
+    a, b = body[:10], body[10:]
+    good = b'%x\r\n%b\r\n%X;x=y\r\n%b\r\n' % (len(a), a, len(b), b)
     (status, _, text), s = first_answer(d, chunked(good))
     assert status == 200, text
     s.close()
@@ -313,7 +314,8 @@ def b13_pipelining(d):
 @case
 def b14_garbage(d):
     tls = bytes.fromhex('16030100c8010000c40303') + bytes(190)
-    for data in (tls, b'\x00' * 100, b'SSH-2.0-x\r\n', b'\xff\xfe' * 50, b'\r\n\r\n', b'*1\r\n$4\r\n'):
+    for data in (tls, b'\x00' * 100, b'SSH-2.0-x\r\n', b'\xff\xfe' * 50, b'\r\n\r\n',
+                 b'*1\r\n$4\r\n'):
         got = d.raw(data, timeout_s=6)
         assert not got or got.startswith(b'HTTP/1.1 400 '), (data[:20], got[:100])
     for _ in range(200):                # a port scan
@@ -351,12 +353,13 @@ def b19_methods(d):
     s.close()
 
 
-# ---- C: content ------------------------------------------------------------------------------------
+# ---- C: content --------------------------------------------------------
 
 @case
 def c01_depth(d):
     for n in (65, 1000, 10 ** 6):
-        for body in (b'{"messages":' + b'[' * n, b'{"a":' * n, b'{"a":' + b'[' * n + b']' * n + b'}'):
+        for body in (b'{"messages":' + b'[' * n, b'{"a":' * n,
+                     b'{"a":' + b'[' * n + b']' * n + b'}'):
             status, _, text = d.request('POST', CHAT, body[:10 ** 7])
             check_error(status, text, 400, 'invalid_json')
 
@@ -397,9 +400,9 @@ def c05_numbers(d):
 
 @case
 def c06_extremes(d):
-    for more in ({'n': 10 ** 6}, {'max_tokens': 2 ** 53}, {'max_tokens': -2 ** 31}, {'logprobs': 10 ** 9},
-                 {'stop': ['a'] * 100000}, {'best_of': 10 ** 6}, {'n': 2 ** 32 + 1},
-                 {'logit_bias': {str(i): 1 for i in range(5000)}}):
+    for more in ({'n': 10 ** 6}, {'max_tokens': 2 ** 53}, {'max_tokens': -2 ** 31},
+                 {'logprobs': 10 ** 9}, {'stop': ['a'] * 100000}, {'best_of': 10 ** 6},
+                 {'n': 2 ** 32 + 1}, {'logit_bias': {str(i): 1 for i in range(5000)}}):
         status, got = d.complete('x', **more)
         check_error(status, got, 400)
     tool = {'type': 'function', 'function': {'name': 'f', 'parameters': {'type': 'object'}}}
@@ -450,7 +453,7 @@ def c15_random_bodies(d):
         body = bytearray(base)
         for _ in range(rng.randrange(1, 4)):
             at = rng.randrange(len(body))
-            body[at:at + rng.randrange(3)] = bytes(rng.randrange(256) for _ in range(rng.randrange(3)))
+            body[at:at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
         s.sendall(request_bytes('POST', CHAT, bytes(body)))
         status, _, text = read_response(s)
         assert status in (200, 400, 404), (bytes(body), text)
@@ -459,7 +462,7 @@ def c15_random_bodies(d):
     s.close()
 
 
-# ---- with few descriptors, and few connections -----------------------------------------------------
+# ---- with few descriptors, and few connections -------------------------
 
 @small_case
 def b08_no_descriptors(d):
@@ -506,15 +509,15 @@ def connection_limits():
         assert d.get('/health')[0] == 200
 
 
-# ---- with a model that takes its time --------------------------------------------------------------
+# ---- with a model that takes its time ----------------------------------
 
 @cpu_case
 def b04_disconnect(d):
     body = json.dumps({'prompt': 'Tell me a long story.', 'max_tokens': 4000, 'stream': True,
                        'ignore_eos': True}).encode()
     long = json.dumps({'prompt': [5] * 3000, 'max_tokens': 500}).encode()
-    for name, data, wait_bytes in (('decode', body, 600), ('prefill', long, 0), ('whole', body.replace(
-            b'true', b'false', 1), 0)):
+    whole = body.replace(b'true', b'false', 1)
+    for name, data, wait_bytes in (('decode', body, 600), ('prefill', long, 0), ('whole', whole, 0)):
         for reset in (False, True):
             s = d.connect()
             s.sendall(request_bytes('POST', COMPLETIONS, data))
@@ -558,7 +561,8 @@ def b04_disconnect_queued(d):
 def e08_drain(d):
     """SIGTERM: what runs goes on to its end, new requests hear 503, the status is 0."""
     s = d.connect()
-    body = json.dumps({'prompt': 'One', 'max_tokens': 60, 'stream': True, 'ignore_eos': True}).encode()
+    body = json.dumps({'prompt': 'One', 'max_tokens': 60, 'stream': True,
+                       'ignore_eos': True}).encode()
     s.sendall(request_bytes('POST', COMPLETIONS, body))
     s.recv(100)
     d.process.terminate()

@@ -40,7 +40,8 @@ def chat(c, d):
 
 @case
 def logprobs(c, d):
-    r = c.chat.completions.create(model='smol', messages=USER, logprobs=True, top_logprobs=3, **MORE)
+    r = c.chat.completions.create(model='smol', messages=USER, logprobs=True, top_logprobs=3,
+                                  **MORE)
     entries = r.choices[0].logprobs.content
     assert len(entries) == 6 and all(len(e.top_logprobs) == 3 for e in entries)
     r = c.completions.create(model='smol', prompt='Hello', logprobs=2, echo=True, **MORE)
@@ -77,7 +78,8 @@ def errors(c, d):
 def tools(c, d):
     tool = {'type': 'function', 'function': {'name': 'weather', 'description': 'The weather.',
             'parameters': {'type': 'object', 'properties': {'city': {'type': 'string'}}}}}
-    r = c.chat.completions.create(model='smol', messages=USER, tools=[tool], tool_choice='auto', **MORE)
+    r = c.chat.completions.create(model='smol', messages=USER, tools=[tool], tool_choice='auto',
+                                  **MORE)
     assert r.choices[0].finish_reason == 'length' and not r.choices[0].message.tool_calls
 
 

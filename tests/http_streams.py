@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# Sixty-four streams at once, each equal to the same request alone: text and log-probabilities, whatever
-# else is in the batch, however prompts are cut, and with and without the prefix cache.
+# Sixty-four streams at once, each equal to the same request alone: text and log-probabilities,
+# whatever else is in the batch, however prompts are cut, and with and without the prefix cache.
 #
 # usage: tests/http_streams.py GODWITD
 import sys

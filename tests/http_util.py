@@ -18,7 +18,8 @@ SKIP = 77
 def model_path(file):
     """A test model, or None: $GODWIT_MODELS, else the cache folder of tools/model."""
     cache = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    path = os.path.join(os.environ.get('GODWIT_MODELS') or os.path.join(cache, 'godwit/models'), file)
+    folder = os.environ.get('GODWIT_MODELS') or os.path.join(cache, 'godwit/models')
+    path = os.path.join(folder, file)
     return path if os.path.exists(path) else None
 
 
@@ -31,9 +32,10 @@ def need_model(file='SmolLM2-135M-Instruct.Q4_1.gguf'):
 
 
 class Daemon:
-    """godwitd on free ports. Its log is kept; the context's end checks that it drains with status 0."""
+    """godwitd on free ports; leaving the context checks that it drains and ends with `status`."""
 
-    def __init__(self, *args, device='null', wait=True, env=None, nofile=None, model=None, status=0):
+    def __init__(self, *args, device='null', wait=True, env=None, nofile=None, model=None,
+                 status=0):
         self.status = status
         command = [os.environ.get('GODWITD') or sys.argv[1], '--listen', '127.0.0.1:0', '--admin',
                    '127.0.0.1:0', '--device', device, '--model', model or 'smol=' + need_model(),
