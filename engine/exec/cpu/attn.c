@@ -4,7 +4,7 @@
 // Whatever the unit, a row's arithmetic is the same: its list in ascending order, cut every
 // ATTN_SPLIT_BLOCKS entries; inside a split an online softmax block by block; splits merged in order
 // by log-sum-exp. A tile takes the blocks of all its rows in ascending order and gives each block to
-// the rows that list it, so the block is read and converted once for them.
+// the rows that list it, so the block is read from memory once for them.
 #include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -14,14 +14,13 @@
 #include "base/base.h"
 
 #define TOKENS KV_BLOCK_TOKENS
+#define DIGESTS_AHEAD 16            // each is far from the next: fetched early
 #define QUERY_FLOATS_MAX 12288      // of a tile: q, o and totals stay in the second-level cache
-#define UNPACK_QUERIES 8            // from here on a block is converted to float32 first
 
 struct attn_scratch {
     struct mem mem, choose_mem;     // behind everything below
     float *q, *o, *total;           // (queries, head_dim): scaled query, running and merged output
     float *s;                       // (queries, TOKENS)
-    float *k, *v;                   // (head_dim * TOKENS) a block as VEC_F32
     float *m, *l, *total_m, *total_l, *keep;    // (queries)
     const float **q_row;            // (queries) of those that read the block at hand
     float       **s_row, **o_row;
@@ -60,8 +59,6 @@ static size_t carve_scratch(struct attn_scratch *w, size_t queries, size_t rows,
     w->o = carve(base, &at, queries * dim * sizeof(float));
     w->total = carve(base, &at, queries * dim * sizeof(float));
     w->s = carve(base, &at, queries * TOKENS * sizeof(float));
-    w->k = carve(base, &at, dim * TOKENS * sizeof(float));
-    w->v = carve(base, &at, dim * TOKENS * sizeof(float));
     float **per_query[] = { &w->m, &w->l, &w->total_m, &w->total_l, &w->keep };
     for (unsigned i = 0; i < ARRAY_LEN(per_query); i++)
         *per_query[i] = carve(base, &at, queries * sizeof(float));
@@ -124,12 +121,13 @@ int attn_scratch_grow(struct cpu_program *g, uint32_t n_blocks, struct err *err)
     return 0;
 }
 
-float *attn_block_scratch(struct cpu_program *g, uint32_t thread)
-{
-    return g->attn_scratch[thread].k;
-}
-
 // ---- select ---------------------------------------------------------------------------------------
+
+static void prefetch(const uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
 
 // Scores of blocks [first, first + n): per query head the softmax over their mean keys, summed over
 // the group.
@@ -139,10 +137,12 @@ static void score_blocks(const struct job *j, const float *q, uint32_t first, ui
     struct attn_scratch *w = j->w;
     size_t at = kv_digest_offset(&j->g->kv.layout, j->op->layer, j->head);
     for (uint32_t i = 0; i < n; i++) {
+        if (i + DIGESTS_AHEAD < n)
+            prefetch(kv_block(&j->g->kv, j->seq->block[first + i + DIGESTS_AHEAD]) + at,
+                     j->dim * sizeof(uint16_t));
         const uint8_t *block = kv_block(&j->g->kv, j->seq->block[first + i]);
-        for (uint32_t h = 0; h < j->group; h++)
-            w->score[(size_t)h * n + i] =
-                vec->dot_f16(q + h * j->dim, (const uint16_t *)(const void *)(block + at), j->dim);
+        vec->score(w->score + i, n, q, j->group, (const uint16_t *)(const void *)(block + at),
+                   j->dim);
     }
     memset(w->sum, 0, n * sizeof(float));
     for (uint32_t h = 0; h < j->group; h++)
@@ -199,41 +199,33 @@ static void reset(float *m, float *l, float *o, uint32_t n, uint32_t dim)
     memset(o, 0, (size_t)n * dim * sizeof(float));
 }
 
-// c (n_rows, n_n) = c * keep + a * the slice.
-static void multiply(const struct job *j, enum vec_form form, struct vec_mul m, float *unpacked)
-{
-    const struct vec *vec = j->g->cpu->vec;
-    if (m.n_rows >= UNPACK_QUERIES && form != VEC_F32) {
-        vec->unpack[form](unpacked, m.b, m.n_k, m.n_n);
-        m.b = unpacked;
-        form = VEC_F32;
-    }
-    vec->mul[form](&m);
-}
-
-// One block into the running sums of n queries, w->query[i] with mask w->visible[i].
-static void attend(const struct job *j, uint32_t n, uint32_t block)
+// One block into the running sums of n queries, w->query[i] with mask w->visible[i]. `next` is the
+// block that the caller comes with next, or the same one.
+static void attend(const struct job *j, uint32_t n, uint32_t block, uint32_t next)
 {
     struct attn_scratch *w = j->w;
+    const struct vec *vec = j->g->cpu->vec;
     const struct kv_layout *l = &j->g->kv.layout;
     const uint8_t *base = kv_block(&j->g->kv, j->seq->block[block]);
+    ptrdiff_t ahead = (ptrdiff_t)((uintptr_t)kv_block(&j->g->kv, j->seq->block[next]) -
+                                  (uintptr_t)base);
     for (uint32_t i = 0; i < n; i++) {
         w->q_row[i] = w->q + (size_t)w->query[i] * j->dim;
         w->o_row[i] = w->o + (size_t)w->query[i] * j->dim;
         w->s_row[i] = w->s + (size_t)i * TOKENS;
     }
-    multiply(j, kv_k_form(l->k_type), (struct vec_mul){
+    vec->mul[kv_k_form(l->k_type)](&(struct vec_mul){
         .a = w->q_row, .c = w->s_row, .b = base + kv_k_offset(l, j->op->layer, j->head),
-        .n_rows = n, .n_k = j->dim, .n_n = TOKENS }, w->k);
+        .n_rows = n, .n_k = j->dim, .n_n = TOKENS, .ahead = ahead });
     for (uint32_t i = 0; i < n; i++) {
         uint32_t q = w->query[i];
-        w->keep[i] = j->g->cpu->vec->softmax_block(w->s_row[i], w->visible[i],
-                                                   j->op->attn.softcap, &w->m[q], &w->l[q]);
+        w->keep[i] = vec->softmax_block(w->s_row[i], w->visible[i], j->op->attn.softcap, &w->m[q],
+                                        &w->l[q]);
     }
-    multiply(j, kv_v_form(l->v_type), (struct vec_mul){
+    vec->mul[kv_v_form(l->v_type)](&(struct vec_mul){
         .a = (const float *const *)w->s_row, .c = w->o_row, .keep = w->keep,
         .b = base + kv_v_offset(l, j->op->layer, j->head),
-        .n_rows = n, .n_k = TOKENS, .n_n = j->dim }, w->v);
+        .n_rows = n, .n_k = TOKENS, .n_n = j->dim, .ahead = ahead });
 }
 
 // Adds a row's queries to those that read the block.
@@ -305,7 +297,7 @@ static void run_tile(const struct job *j, const struct tile *t)
         for (uint32_t i = 0; i < t->n_rows; i++)
             if (row_reads(w, i, block))
                 n = add_queries(j, n, i * j->group, t->pos0 + i, block);
-        attend(j, n, block);
+        attend(j, n, block, block);
         for (uint32_t i = 0; i < t->n_rows; i++) {
             if (!row_reads(w, i, block))
                 continue;
@@ -353,7 +345,8 @@ static void run_split(const struct job *j, const struct attn_unit *u, const stru
     reset(w->m, w->l, w->o, j->group, j->dim);
     for (uint32_t i = begin; i < end; i++) {
         uint32_t block = view_entry(&v, i);
-        attend(j, add_queries(j, 0, 0, t->pos0, block), block);
+        uint32_t next = view_entry(&v, MIN(i + 1, v.n - 1));
+        attend(j, add_queries(j, 0, 0, t->pos0, block), block, next);
     }
     float *partial = (float *)j->g->attn_partial.p + u->partial;
     memcpy(partial, w->m, j->group * sizeof(float));

@@ -158,9 +158,9 @@ void  cpu_kv_read(struct program *p, uint32_t block, void *dst);
 void  cpu_kv_write(struct program *p, uint32_t block, const void *src);
 void  kv_finish(struct kv_slabs *kv);
 uint8_t *kv_block(const struct kv_slabs *kv, uint32_t block);
-// Writes the rows of a tile; `scratch` holds KV_BLOCK_TOKENS * head_dim floats.
+// Writes the rows of a tile, and its block's digest with the last of them.
 void  kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile *t,
-                    uint32_t head, float *scratch);
+                    uint32_t head);
 enum vec_form kv_k_form(enum kv_type t);
 enum vec_form kv_v_form(enum kv_type t);
 
@@ -182,5 +182,4 @@ int   attn_scratch_init(struct cpu_program *g, struct err *err);
 void  attn_scratch_finish(struct cpu_program *g);
 // Room to choose attn_list_max of at most n_blocks blocks.
 int   attn_scratch_grow(struct cpu_program *g, uint32_t n_blocks, struct err *err);
-float *attn_block_scratch(struct cpu_program *g, uint32_t thread);
 void  attn_run(struct cpu_program *g, const struct phase *ph, uint32_t thread);

@@ -84,35 +84,40 @@ enum vec_form kv_v_form(enum kv_type t)
     return t == KV_F32 ? VEC_F32 : t == KV_F16 ? VEC_F16 : VEC_Q8_V;
 }
 
+// Scales and integers of 32 tokens and 32 dimensions.
+static uint8_t *q8_k_group(void *slice, uint32_t dim, uint32_t panel, uint32_t group)
+{
+    size_t bytes = VEC_PANEL * sizeof(uint16_t) + KV_Q8_GROUP * VEC_PANEL;
+    return (uint8_t *)slice + (panel * (dim / KV_Q8_GROUP) + group) * bytes;
+}
+
 // Row j of K: a column, so its elements lie a panel's width apart.
 static void write_k(const struct vec *vec, enum kv_type type, void *slice, const float *x,
                     uint32_t dim, uint32_t j)
 {
     uint16_t half[HEAD_DIM_MAX];
+    uint32_t panel = j / VEC_PANEL, lane = j % VEC_PANEL;
+    size_t at = (size_t)panel * VEC_PANEL * dim + lane;
     if (type == KV_F32) {
-        float *p = (float *)slice + j / VEC_F32_PANEL * VEC_F32_PANEL * dim + j % VEC_F32_PANEL;
         for (uint32_t d = 0; d < dim; d++)
-            p[d * VEC_F32_PANEL] = x[d];
+            ((float *)slice)[at + d * VEC_PANEL] = x[d];
         return;
     }
-    uint32_t panel = j / VEC_KV_PANEL, lane = j % VEC_KV_PANEL;
     if (type == KV_F16) {
-        uint16_t *p = (uint16_t *)slice + panel * VEC_KV_PANEL * dim + lane;
+        uint16_t *p = (uint16_t *)slice + at;
         vec->to_f16(half, x, dim);
         for (uint32_t d = 0; d < dim; d++)
-            p[d * VEC_KV_PANEL] = half[d];
+            p[d * VEC_PANEL] = half[d];
         return;
     }
-    uint32_t n_groups = dim / KV_Q8_GROUP;
-    size_t group_bytes = VEC_KV_PANEL * sizeof(uint16_t) + KV_Q8_GROUP * VEC_KV_PANEL;
-    for (uint32_t i = 0; i < n_groups; i++) {
-        uint8_t *p = (uint8_t *)slice + (panel * n_groups + i) * group_bytes;
+    for (uint32_t i = 0; i < dim / KV_Q8_GROUP; i++) {
+        uint8_t *p = q8_k_group(slice, dim, panel, i);
         int8_t q[KV_Q8_GROUP];
         uint16_t scale = vec->to_q8(q, x + i * KV_Q8_GROUP);
         memcpy(p + lane * sizeof(scale), &scale, sizeof(scale));
-        p += VEC_KV_PANEL * sizeof(uint16_t) + lane;
+        p += VEC_PANEL * sizeof(uint16_t) + lane;
         for (uint32_t d = 0; d < KV_Q8_GROUP; d++)
-            p[d * VEC_KV_PANEL] = (uint8_t)q[d];
+            p[d * VEC_PANEL] = (uint8_t)q[d];
     }
 }
 
@@ -120,44 +125,63 @@ static void write_k(const struct vec *vec, enum kv_type type, void *slice, const
 static void write_v(const struct vec *vec, enum kv_type type, void *slice, const float *x,
                     uint32_t dim, uint32_t j)
 {
-    uint32_t width = type == KV_F32 ? VEC_F32_PANEL : VEC_KV_PANEL;
-    for (uint32_t d = 0; d < dim; d += width) {
-        uint32_t w = MIN(width, dim - d);
+    for (uint32_t d = 0; d < dim; d += VEC_PANEL) {
+        uint32_t w = MIN((uint32_t)VEC_PANEL, dim - d);
         size_t at = (size_t)TOKENS * d + (size_t)j * w;
         if (type == KV_F32) {
             memcpy((float *)slice + at, x + d, w * sizeof(float));
         } else if (type == KV_F16) {
             vec->to_f16((uint16_t *)slice + at, x + d, w);
         } else {
-            uint8_t *p = (uint8_t *)slice + d / VEC_KV_PANEL * (TOKENS * (VEC_KV_PANEL + 2));
-            int8_t *q = (int8_t *)p + TOKENS * sizeof(uint16_t) + j * VEC_KV_PANEL;
+            uint8_t *p = (uint8_t *)slice + d / VEC_PANEL * (TOKENS * (VEC_PANEL + 2));
+            int8_t *q = (int8_t *)p + TOKENS * sizeof(uint16_t) + j * VEC_PANEL;
             uint16_t scale = vec->to_q8(q, x + d);
             memcpy(p + j * sizeof(scale), &scale, sizeof(scale));
         }
     }
 }
 
+// Dimension d of the 64 K rows as stored, in token order.
+static void read_k(const struct vec *vec, enum kv_type type, const uint8_t *slice, uint32_t dim,
+                   uint32_t d, float *x)
+{
+    for (uint32_t panel = 0; panel < TOKENS / VEC_PANEL; panel++, x += VEC_PANEL) {
+        size_t at = ((size_t)panel * dim + d) * VEC_PANEL;
+        if (type == KV_F32) {
+            memcpy(x, (const float *)(const void *)slice + at, VEC_PANEL * sizeof(*x));
+        } else if (type == KV_F16) {
+            vec->from_f16(x, (const uint16_t *)(const void *)slice + at, VEC_PANEL);
+        } else {
+            const uint8_t *group = q8_k_group((uint8_t *)(uintptr_t)slice, dim, panel,
+                                              d / KV_Q8_GROUP);
+            const int8_t *q = (const int8_t *)group + VEC_PANEL * sizeof(uint16_t) +
+                              d % KV_Q8_GROUP * VEC_PANEL;
+            vec->from_f16(x, (const uint16_t *)(const void *)group, VEC_PANEL);
+            for (uint32_t i = 0; i < VEC_PANEL; i++)
+                x[i] *= q[i];
+        }
+    }
+}
+
 // The mean of the K rows as stored. Sums run over the tokens in order, whatever wrote them.
 static void write_digest(const struct cpu_program *g, uint8_t *block, uint32_t layer,
-                         uint32_t head, float *k)
+                         uint32_t head)
 {
     const struct kv_layout *l = &g->kv.layout;
-    const struct vec *vec = g->cpu->vec;
-    uint32_t dim = l->head_dim;
-    float mean[HEAD_DIM_MAX] = {0};
-    vec->unpack[kv_k_form(l->k_type)](k, block + kv_k_offset(l, layer, head), dim, TOKENS);
-    for (uint32_t j = 0; j < TOKENS; j++) {
-        const float *column = k + j / VEC_F32_PANEL * VEC_F32_PANEL * dim + j % VEC_F32_PANEL;
-        for (uint32_t d = 0; d < dim; d++)
-            mean[d] += column[d * VEC_F32_PANEL];
+    float mean[HEAD_DIM_MAX], x[TOKENS];
+    for (uint32_t d = 0; d < l->head_dim; d++) {
+        read_k(g->cpu->vec, l->k_type, block + kv_k_offset(l, layer, head), l->head_dim, d, x);
+        mean[d] = 0.0f;
+        for (uint32_t j = 0; j < TOKENS; j++)
+            mean[d] += x[j];
+        mean[d] /= TOKENS;
     }
-    vec->scale(mean, mean, dim, 1.0f / TOKENS);
-    uint16_t *digest = (uint16_t *)(void *)(block + kv_digest_offset(l, layer, head));
-    vec->to_f16(digest, mean, dim);
+    g->cpu->vec->to_f16((uint16_t *)(void *)(block + kv_digest_offset(l, layer, head)), mean,
+                        l->head_dim);
 }
 
 void kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile *t,
-                   uint32_t head, float *scratch)
+                   uint32_t head)
 {
     const struct kv_layout *l = &g->kv.layout;
     const struct batch_seq *seq = &g->batch->seq[t->seq];
@@ -173,5 +197,5 @@ void kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile
         write_v(vec, l->v_type, v, slot_row(g, op->src[1], t->row0 + i) + at, l->head_dim, j0 + i);
     }
     if (j0 + t->n_rows == TOKENS)
-        write_digest(g, block, op->layer, head, scratch);
+        write_digest(g, block, op->layer, head);
 }

@@ -61,13 +61,11 @@ static void run_rows(struct cpu_program *g, const struct phase *ph)
         rows_run(g, ph, r.begin, r.end);
 }
 
-static void run_kv_write(struct cpu_program *g, const struct phase *ph, uint32_t thread)
+static void run_kv_write(struct cpu_program *g, const struct phase *ph)
 {
     uint32_t heads = g->cfg->n_kv_heads;
-    float *scratch = attn_block_scratch(g, thread);
     for (struct pool_range r; pool_next(g->cpu->pool, g->n_kv_tiles * heads, 1, &r);)
-        kv_write_tile(g, g->op[ph->op0].op, &g->kv_tile[r.begin / heads], r.begin % heads,
-                      scratch);
+        kv_write_tile(g, g->op[ph->op0].op, &g->kv_tile[r.begin / heads], r.begin % heads);
 }
 
 // Panels [begin, end) of matrix i of an operation.
@@ -135,7 +133,7 @@ static void run_step(void *ctx, uint32_t thread)
             continue;
         switch (ph->kind) {
         case PHASE_ROWS: run_rows(g, ph); break;
-        case PHASE_KV_WRITE: run_kv_write(g, ph, thread); break;
+        case PHASE_KV_WRITE: run_kv_write(g, ph); break;
         case PHASE_ATTN: attn_run(g, ph, thread); break;
         case PHASE_MUL: run_mul(g, ph); break;
         }

@@ -4,24 +4,23 @@
 // Attention is two products with a common form, rows of floats times a block of K or V:
 //   scores = q (n, head_dim) * K (head_dim, 64 tokens)      lanes are tokens
 //   output = p (n, 64 tokens) * V (64 tokens, head_dim)     lanes are dimensions
-// Both are B (n_k, n_n) with n_n along the lanes, stored in panels: columns [0, w) of every row, then
-// the next w, and so on; the last panel holds what is left. Every element of a product is one chain of
-// fused multiply-adds in ascending k, whatever the tile, the form of B, or the number of rows.
+// Both are B (n_k, n_n) with n_n along the lanes, stored in panels: columns [0, 32) of every row, then
+// the next 32, and so on; the last panel holds what is left. Every element of a product is summed in
+// ascending k in the same way, whatever the tile or the number of rows.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 enum vec_form {         // of B
-    VEC_F32,            // panels of 16 floats
-    VEC_F16,            // panels of 32 halves
-    VEC_Q8_K,           // panels of 32; per 32 rows: 32 half scales (one a column), int8 (32, 32)
-    VEC_Q8_V,           // panels of 32: n_k half scales (one a row), int8 (n_k, 32)
+    VEC_F32,
+    VEC_F16,
+    VEC_Q8_K,           // per 32 rows of a panel: 32 half scales (one a column), int8 (32, 32)
+    VEC_Q8_V,           // a panel: n_k half scales (one a row), int8 (n_k, 32)
     VEC_FORM_COUNT
 };
 
-#define VEC_F32_PANEL 16
-#define VEC_KV_PANEL 32
+#define VEC_PANEL 32    // columns of a panel
 
 struct vec_mul {                        // c = c * keep + a * b
     const float *const *a;              // (n_rows) pointers to n_k floats
@@ -29,6 +28,7 @@ struct vec_mul {                        // c = c * keep + a * b
     const float        *keep;           // (n_rows); NULL: c is only written
     const void         *b;              // (n_k, n_n) in the form of the function
     uint32_t            n_rows, n_k, n_n;
+    ptrdiff_t           ahead;          // from b to what is read next, to be fetched; 0: nothing
 };
 
 struct vec {
@@ -49,8 +49,6 @@ struct vec {
     uint16_t (*to_q8)(int8_t *dst, const float *x);
 
     void (*mul[VEC_FORM_COUNT])(const struct vec_mul *p);
-    // B (n_k, n_n) of a form into the form VEC_F32.
-    void (*unpack[VEC_FORM_COUNT])(float *dst, const void *b, uint32_t n_k, uint32_t n_n);
     // One block of the online softmax: s (64) scores become weights relative to the new running
     // maximum *m, their sum goes into *l. Returns the factor for what was summed before. `visible`:
     // bit j is token j; at least one is set.
@@ -58,8 +56,9 @@ struct vec {
     // (m, l, o) += a split's, by log-sum-exp.
     void (*merge)(float *m, float *l, float *o, float split_m, float split_l, const float *split_o,
                   uint32_t n);
-    // q . x with x in half precision.
-    float (*dot_f16)(const float *q, const uint16_t *x, uint32_t n);
+    // s[h * s_stride] = q[h] . x, for the n_q rows of q (n_q, n) and x (n) in half precision.
+    void (*score)(float *s, size_t s_stride, const float *q, uint32_t n_q, const uint16_t *x,
+                  uint32_t n);
     // sum += softmax(s); s is overwritten.
     void (*softmax_add)(float *sum, float *s, uint32_t n);
 };

@@ -2,99 +2,142 @@
 #include "engine/exec/cpu/vec/kernels.h"
 #include "engine/kv/layout.h"
 
-#define Q8_K_BYTES (VEC_KV_PANEL * sizeof(uint16_t) + KV_Q8_GROUP * VEC_KV_PANEL)  // of 32 rows
-#define TILE_ROWS_MAX 6
+#define Q8_K_BYTES (VEC_PANEL * sizeof(uint16_t) + KV_Q8_GROUP * VEC_PANEL)     // of 32 rows
+// Twelve sums, four vectors of B and three broadcasts of A: the 16 registers, with B one at a time.
+#define TILE_ROWS 3
+#define TILE_VECTORS (VEC_PANEL / LANES)
 
-static_assert(KV_Q8_GROUP == VEC_KV_PANEL, "a panel of V is one group of a row");
+static_assert(KV_Q8_GROUP == VEC_PANEL, "a panel of V is one group of a row");
 
 // One panel of B: columns [n0, n0 + w) of n_k rows.
 struct panel {
     const float    *f32;
-    const uint16_t *f16;                // halves, or the scales of Q8_V
-    const uint8_t  *q8;
+    const uint16_t *f16;
+    const int8_t   *q8;                 // of Q8_K with the scales between
     uint32_t        w;
+    float           row_scale[KV_BLOCK_TOKENS];     // (n_k) of Q8_V
 };
 
-SIMD struct panel panel_at(enum vec_form form, const void *b, uint32_t n_k, uint32_t n0, uint32_t w)
+SIMD void panel_init(struct panel *p, enum vec_form form, const void *b, uint32_t n_k, uint32_t n0,
+                     uint32_t w)
 {
-    struct panel p = { .w = w };
-    const uint8_t *base = b;
+    const int8_t *base = b;
     size_t at = (size_t)n_k * n0;       // elements before it
+    p->w = w;
+    p->f32 = NULL;
+    p->f16 = NULL;
+    p->q8 = NULL;
     switch (form) {
-    case VEC_F32: p.f32 = (const float *)b + at; break;
-    case VEC_F16: p.f16 = (const uint16_t *)b + at; break;
-    case VEC_Q8_K: p.q8 = base + at / (KV_Q8_GROUP * VEC_KV_PANEL) * Q8_K_BYTES; break;
-    case VEC_Q8_V:
-        p.f16 = (const uint16_t *)(const void *)(base + at + at / VEC_KV_PANEL * 2);
-        p.q8 = (const uint8_t *)(p.f16 + n_k);
+    case VEC_F32: p->f32 = (const float *)b + at; break;
+    case VEC_F16: p->f16 = (const uint16_t *)b + at; break;
+    case VEC_Q8_K: p->q8 = base + at / (KV_Q8_GROUP * VEC_PANEL) * Q8_K_BYTES; break;
+    case VEC_Q8_V: {
+        const uint16_t *scale = (const uint16_t *)(const void *)(base + at + at / VEC_PANEL * 2);
+        assert(n_k == KV_BLOCK_TOKENS);
+        for (uint32_t k = 0; k < KV_BLOCK_TOKENS; k += LANES)
+            vf_store(p->row_scale + k, vf_from_f16(scale + k));
+        p->q8 = (const int8_t *)(scale + n_k);
         break;
+    }
     case VEC_FORM_COUNT: break;
     }
-    return p;
 }
 
 // The scales of Q8_K for rows [k, k + 32), columns from `lane`.
-SIMD vf group_scale(enum vec_form form, const struct panel *p, uint32_t k, uint32_t lane)
+SIMD vf group_scale(const struct panel *p, uint32_t k, uint32_t lane)
 {
-    if (form != VEC_Q8_K)
-        return vf_set(1.0f);
-    const uint8_t *group = p->q8 + k / KV_Q8_GROUP * Q8_K_BYTES;
+    const int8_t *group = p->q8 + k / KV_Q8_GROUP * Q8_K_BYTES;
     return vf_from_f16((const uint16_t *)(const void *)group + lane);
 }
 
-SIMD float row_scale(enum vec_form form, const struct panel *p, uint32_t k)
-{
-    return form == VEC_Q8_V ? f16_to_f32(p->f16[k]) : 1.0f;
-}
-
-// Eight columns of row k. Scale times integer is exact in a float.
-SIMD vf element(enum vec_form form, const struct panel *p, uint32_t k, uint32_t lane, vf group,
-                float row)
+// Row k of a panel.
+SIMD const void *row_at(enum vec_form form, const struct panel *p, uint32_t k)
 {
     switch (form) {
-    case VEC_F32: return vf_load(p->f32 + (size_t)k * p->w + lane);
-    case VEC_F16: return vf_from_f16(p->f16 + (size_t)k * p->w + lane);
-    case VEC_Q8_K: {
-        const uint8_t *q = p->q8 + k / KV_Q8_GROUP * Q8_K_BYTES + VEC_KV_PANEL * sizeof(uint16_t) +
-                           k % KV_Q8_GROUP * VEC_KV_PANEL + lane;
-        return vf_from_i8((const int8_t *)q) * group;
-    }
-    case VEC_Q8_V:
-        return vf_from_i8((const int8_t *)p->q8 + (size_t)k * VEC_KV_PANEL + lane) * vf_set(row);
+    case VEC_F32: return p->f32 + (size_t)k * p->w;
+    case VEC_F16: return p->f16 + (size_t)k * p->w;
+    case VEC_Q8_K:
+        return p->q8 + k / KV_Q8_GROUP * Q8_K_BYTES + VEC_PANEL * sizeof(uint16_t) +
+               k % KV_Q8_GROUP * VEC_PANEL;
+    case VEC_Q8_V: return p->q8 + (size_t)k * VEC_PANEL;
     case VEC_FORM_COUNT: break;
     }
-    return vf_set(0.0f);
+    return NULL;
 }
 
-// Rows [r, r + nr) of c, nv vectors of columns from n0 + lane. nr, nv and form are constants.
-SIMD void tile(enum vec_form form, uint32_t nr, uint32_t nv, const struct vec_mul *m,
-               const struct panel *p, uint32_t r, uint32_t n0, uint32_t lane)
+// Eight columns of a row, without the scales of Q8.
+SIMD vf element(enum vec_form form, const void *row, uint32_t lane)
 {
-    vf sum[TILE_ROWS_MAX][4];
-    const float *a[TILE_ROWS_MAX];
-    for (uint32_t i = 0; i < nr; i++) {
-        a[i] = m->a[r + i];
-        vf keep = vf_set(m->keep ? m->keep[r + i] : 0.0f);
-        for (uint32_t v = 0; v < nv; v++)
-            sum[i][v] = m->keep ? vf_load(m->c[r + i] + n0 + lane + v * LANES) * keep : keep;
-    }
-    for (uint32_t k0 = 0; k0 < m->n_k; k0 += KV_Q8_GROUP) {
-        vf group[4];
-        for (uint32_t v = 0; v < nv; v++)
-            group[v] = group_scale(form, p, k0, lane + v * LANES);
-        uint32_t k1 = MIN(k0 + KV_Q8_GROUP, m->n_k);
-        for (uint32_t k = k0; k < k1; k++) {
-            float row = row_scale(form, p, k);
-            vf b[4];
-            for (uint32_t v = 0; v < nv; v++)
-                b[v] = element(form, p, k, lane + v * LANES, group[v], row);
-            for (uint32_t i = 0; i < nr; i++) {
-                vf x = vf_set(a[i][k]);
-                for (uint32_t v = 0; v < nv; v++)
-                    sum[i][v] = vf_fma(x, b[v], sum[i][v]);
-            }
+    if (form == VEC_F32)
+        return vf_load((const float *)row + lane);
+    if (form == VEC_F16)
+        return vf_from_f16((const uint16_t *)row + lane);
+    return vf_from_i8((const int8_t *)row + lane);
+}
+
+// sum (nr, nv) += a (nr) rows [k0, k1) times nv vectors of columns. nr, nv and form are constants;
+// `ahead` is known not to be zero, or is the constant zero.
+SIMD void accumulate(enum vec_form form, uint32_t nr, uint32_t nv, const float *const *a,
+                     const struct panel *p, uint32_t k0, uint32_t k1, uint32_t lane,
+                     ptrdiff_t ahead, vf sum[TILE_ROWS][TILE_VECTORS])
+{
+    for (uint32_t k = k0; k < k1; k++) {
+        const void *row = row_at(form, p, k);
+        vf x[TILE_ROWS];
+        if (ahead)
+            __builtin_prefetch((const char *)row + ahead);
+        for (uint32_t i = 0; i < nr; i++)
+            x[i] = vf_set(a[i][k]);
+        for (uint32_t v = 0; v < nv; v++) {
+            vf b = element(form, row, lane + v * LANES);
+            for (uint32_t i = 0; i < nr; i++)
+                sum[i][v] = vf_fma(x[i], b, sum[i][v]);
         }
     }
+}
+
+// Integers are summed by groups that share their scales.
+SIMD void accumulate_groups(uint32_t nr, uint32_t nv, const float *const *a, const struct panel *p,
+                            uint32_t n_k, uint32_t lane, ptrdiff_t ahead,
+                            vf sum[TILE_ROWS][TILE_VECTORS])
+{
+    for (uint32_t k = 0; k < n_k; k += KV_Q8_GROUP) {
+        vf part[TILE_ROWS][TILE_VECTORS];
+        for (uint32_t i = 0; i < nr; i++)
+            for (uint32_t v = 0; v < nv; v++)
+                part[i][v] = vf_set(0.0f);
+        accumulate(VEC_Q8_K, nr, nv, a, p, k, k + KV_Q8_GROUP, lane, ahead, part);
+        for (uint32_t v = 0; v < nv; v++) {
+            vf scale = group_scale(p, k, lane + v * LANES);
+            for (uint32_t i = 0; i < nr; i++)
+                sum[i][v] = vf_fma(part[i][v], scale, sum[i][v]);
+        }
+    }
+}
+
+// Rows [r, r + nr) of c, nv vectors of columns from n0 + lane.
+SIMD void tile(enum vec_form form, uint32_t nr, uint32_t nv, const struct vec_mul *m,
+               const struct panel *p, uint32_t r, uint32_t n0, uint32_t lane, ptrdiff_t ahead)
+{
+    vf sum[TILE_ROWS][TILE_VECTORS];
+    const float *a[TILE_ROWS];
+    float scaled[TILE_ROWS][KV_BLOCK_TOKENS];       // of Q8_V: a with the scales of its panel
+    for (uint32_t i = 0; i < nr; i++) {
+        float *c = m->c[r + i] + n0 + lane;
+        vf keep = vf_set(m->keep ? m->keep[r + i] : 0.0f);
+        for (uint32_t v = 0; v < nv; v++)
+            sum[i][v] = m->keep ? vf_load(c + v * LANES) * keep : keep;
+        a[i] = m->a[r + i];
+        if (form != VEC_Q8_V)
+            continue;
+        for (uint32_t k = 0; k < KV_BLOCK_TOKENS; k += LANES)
+            vf_store(scaled[i] + k, vf_load(a[i] + k) * vf_load(p->row_scale + k));
+        a[i] = scaled[i];
+    }
+    if (form == VEC_Q8_K)
+        accumulate_groups(nr, nv, a, p, m->n_k, lane, ahead, sum);
+    else
+        accumulate(form, nr, nv, a, p, 0, m->n_k, lane, ahead, sum);
     for (uint32_t i = 0; i < nr; i++)
         for (uint32_t v = 0; v < nv; v++)
             vf_store(m->c[r + i] + n0 + lane + v * LANES, sum[i][v]);
@@ -116,30 +159,31 @@ SIMD void columns(enum vec_form form, const struct vec_mul *m, const struct pane
         }
 }
 
-// nv vectors of columns for all rows, in tiles that leave room for b in the registers.
+// nv vectors of columns for all rows. The first rows also fetch what is read next.
 SIMD void strip(enum vec_form form, uint32_t nv, const struct vec_mul *m, const struct panel *p,
                 uint32_t n0, uint32_t lane)
 {
     uint32_t r = 0, n = m->n_rows;
-    if (nv == 2)
-        for (; n - r >= 6; r += 6)
-            tile(form, 6, nv, m, p, r, n0, lane);
-    for (; n - r >= 3; r += 3)
-        tile(form, 3, nv, m, p, r, n0, lane);
-    if (n - r == 2)
-        tile(form, 2, nv, m, p, r, n0, lane);
-    else if (n - r == 1)
-        tile(form, 1, nv, m, p, r, n0, lane);
+    if (m->ahead && n >= TILE_ROWS && n != 4) {
+        tile(form, TILE_ROWS, nv, m, p, 0, n0, lane, m->ahead);
+        r = TILE_ROWS;
+    }
+    for (; n - r >= TILE_ROWS && n - r != 4; r += TILE_ROWS)
+        tile(form, TILE_ROWS, nv, m, p, r, n0, lane, 0);
+    for (; n - r >= 2; r += 2)          // 4 are better cut as 2 + 2 than as 3 + 1
+        tile(form, 2, nv, m, p, r, n0, lane, m->ahead);
+    if (r < n)
+        tile(form, 1, nv, m, p, r, n0, lane, m->ahead);
 }
 
 SIMD void mul(enum vec_form form, const struct vec_mul *m)
 {
-    const uint32_t width = form == VEC_F32 ? VEC_F32_PANEL : VEC_KV_PANEL, nv = width / LANES;
-    for (uint32_t n0 = 0; n0 < m->n_n; n0 += width) {
-        uint32_t lane = 0, w = MIN(width, m->n_n - n0);
-        struct panel p = panel_at(form, m->b, m->n_k, n0, w);
-        if (w == width) {
-            strip(form, nv, m, &p, n0, 0);
+    for (uint32_t n0 = 0; n0 < m->n_n; n0 += VEC_PANEL) {
+        uint32_t lane = 0, w = MIN((uint32_t)VEC_PANEL, m->n_n - n0);
+        struct panel p;
+        panel_init(&p, form, m->b, m->n_k, n0, w);
+        if (w == VEC_PANEL) {
+            strip(form, TILE_VECTORS, m, &p, n0, 0);
             continue;
         }
         for (; lane + LANES <= w; lane += LANES)
@@ -148,46 +192,15 @@ SIMD void mul(enum vec_form form, const struct vec_mul *m)
     }
 }
 
-SIMD void unpack(enum vec_form form, float *dst, const void *b, uint32_t n_k, uint32_t n_n)
-{
-    const uint32_t width = VEC_KV_PANEL;
-    for (uint32_t n0 = 0; n0 < n_n; n0 += LANES) {
-        uint32_t at = n0 / width * width, w = MIN(width, n_n - at);
-        struct panel p = panel_at(form, b, n_k, at, w);
-        uint32_t to = n0 / VEC_F32_PANEL * VEC_F32_PANEL, to_w = MIN(VEC_F32_PANEL, n_n - to);
-        float *column = dst + (size_t)n_k * to + n0 - to;
-        for (uint32_t k = 0; k < n_k; k++) {
-            vf group = group_scale(form, &p, k, n0 - at);
-            if (n0 + LANES <= n_n)
-                vf_store(column + (size_t)k * to_w,
-                         element(form, &p, k, n0 - at, group, row_scale(form, &p, k)));
-            else
-                for (uint32_t n = n0; n < n_n; n++)
-                    column[(size_t)k * to_w + n - n0] =
-                        f16_to_f32(p.f16[(size_t)k * w + n - at]);
-        }
-    }
-}
-
 #define FORM(name, form) \
-    void VEC(mul_##name)(const struct vec_mul *m) { mul(form, m); } \
-    void VEC(unpack_##name)(float *dst, const void *b, uint32_t n_k, uint32_t n_n) \
+    void VEC(mul_##name)(const struct vec_mul *m) \
     { \
-        unpack(form, dst, b, n_k, n_n); \
+        mul(form, m); \
     }
+FORM(f32, VEC_F32)
 FORM(f16, VEC_F16)
 FORM(q8_k, VEC_Q8_K)
 FORM(q8_v, VEC_Q8_V)
-
-void VEC(mul_f32)(const struct vec_mul *m)
-{
-    mul(VEC_F32, m);
-}
-
-void VEC(unpack_f32)(float *dst, const void *b, uint32_t n_k, uint32_t n_n)
-{
-    memcpy(dst, b, (size_t)n_k * n_n * sizeof(float));
-}
 
 // Lanes of tokens [i, i + 8) that are visible.
 SIMD vi visible_lanes(uint64_t visible, uint32_t i)
@@ -198,7 +211,7 @@ SIMD vi visible_lanes(uint64_t visible, uint32_t i)
 
 float VEC(softmax_block)(float *s, uint64_t visible, float softcap, float *m, float *l)
 {
-    vf x[KV_BLOCK_TOKENS / LANES], largest = vf_set(-INFINITY), sum = vf_set(0.0f);
+    vf x[KV_BLOCK_TOKENS / LANES], largest = vf_set(-INFINITY);
     for (uint32_t i = 0; i < ARRAY_LEN(x); i++) {
         x[i] = vf_load(s + i * LANES);
         if (softcap > 0.0f)
@@ -210,9 +223,9 @@ float VEC(softmax_block)(float *s, uint64_t visible, float softcap, float *m, fl
     float to = MAX(*m, vf_max_lane(largest)), keep = vf_exp(vf_set(*m - to))[0];
     for (uint32_t i = 0; i < ARRAY_LEN(x); i++) {
         x[i] = vf_exp(x[i] - vf_set(to));
-        sum += x[i];
         vf_store(s + i * LANES, x[i]);
     }
+    vf sum = ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
     *m = to;
     *l = *l * keep + vf_sum(sum);
     return keep;
@@ -230,16 +243,36 @@ void VEC(merge)(float *m, float *l, float *o, float split_m, float split_l, cons
     *l = *l * old + split_l * new;
 }
 
-float VEC(dot_f16)(const float *q, const uint16_t *x, uint32_t n)
+// n_q dot products that load x once.
+SIMD void dots(uint32_t n_q, float *s, size_t s_stride, const float *q, const uint16_t *x,
+               uint32_t n)
 {
-    vf sum = vf_set(0.0f);
+    vf sum[4] = {0};
     uint32_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sum = vf_fma(vf_load(q + i), vf_from_f16(x + i), sum);
-    float r = vf_sum(sum);
-    for (; i < n; i++)
-        r += q[i] * f16_to_f32(x[i]);
-    return r;
+    for (; i + LANES <= n; i += LANES) {
+        vf b = vf_from_f16(x + i);
+        for (uint32_t h = 0; h < n_q; h++)
+            sum[h] = vf_fma(vf_load(q + h * n + i), b, sum[h]);
+    }
+    for (uint32_t h = 0; h < n_q; h++) {
+        float r = vf_sum(sum[h]);
+        for (uint32_t k = i; k < n; k++)
+            r += q[h * n + k] * f16_to_f32(x[k]);
+        s[h * s_stride] = r;
+    }
+}
+
+void VEC(score)(float *s, size_t s_stride, const float *q, uint32_t n_q, const uint16_t *x,
+                uint32_t n)
+{
+    for (; n_q >= 4; n_q -= 4, q += 4 * n, s += 4 * s_stride)
+        dots(4, s, s_stride, q, x, n);
+    if (n_q == 3)
+        dots(3, s, s_stride, q, x, n);
+    else if (n_q == 2)
+        dots(2, s, s_stride, q, x, n);
+    else if (n_q == 1)
+        dots(1, s, s_stride, q, x, n);
 }
 
 void VEC(softmax_add)(float *sum, float *s, uint32_t n)

@@ -18,12 +18,9 @@ void VEC(mul_f32)(const struct vec_mul *p);
 void VEC(mul_f16)(const struct vec_mul *p);
 void VEC(mul_q8_k)(const struct vec_mul *p);
 void VEC(mul_q8_v)(const struct vec_mul *p);
-void VEC(unpack_f32)(float *dst, const void *b, uint32_t n_k, uint32_t n_n);
-void VEC(unpack_f16)(float *dst, const void *b, uint32_t n_k, uint32_t n_n);
-void VEC(unpack_q8_k)(float *dst, const void *b, uint32_t n_k, uint32_t n_n);
-void VEC(unpack_q8_v)(float *dst, const void *b, uint32_t n_k, uint32_t n_n);
 float VEC(softmax_block)(float *s, uint64_t visible, float softcap, float *m, float *l);
 void VEC(merge)(float *m, float *l, float *o, float split_m, float split_l, const float *split_o,
                 uint32_t n);
-float VEC(dot_f16)(const float *q, const uint16_t *x, uint32_t n);
+void VEC(score)(float *s, size_t s_stride, const float *q, uint32_t n_q, const uint16_t *x,
+                uint32_t n);
 void VEC(softmax_add)(float *sum, float *s, uint32_t n);

@@ -81,15 +81,30 @@ SIMD vf vf_abs(vf x)
     return (vf)((vi)x & vi_set(INT32_MAX));
 }
 
+// ((0 + 4) + (2 + 6)) + ((1 + 5) + (3 + 7))
 SIMD float vf_sum(vf x)
 {
+#ifdef __AVX2__
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128((__m256)x),
+                             _mm256_extractf128_ps((__m256)x, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     return ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
+#endif
 }
 
 SIMD float vf_max_lane(vf x)
 {
+#ifdef __AVX2__
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128((__m256)x),
+                             _mm256_extractf128_ps((__m256)x, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#else
     float a = MAX(MAX(x[0], x[4]), MAX(x[2], x[6])), b = MAX(MAX(x[1], x[5]), MAX(x[3], x[7]));
     return MAX(a, b);
+#endif
 }
 
 // The first n lanes from p, zeros after them.

@@ -17,12 +17,8 @@ const struct vec VEC(vec) = {
         [VEC_F32] = VEC(mul_f32), [VEC_F16] = VEC(mul_f16),
         [VEC_Q8_K] = VEC(mul_q8_k), [VEC_Q8_V] = VEC(mul_q8_v),
     },
-    .unpack = {
-        [VEC_F32] = VEC(unpack_f32), [VEC_F16] = VEC(unpack_f16),
-        [VEC_Q8_K] = VEC(unpack_q8_k), [VEC_Q8_V] = VEC(unpack_q8_v),
-    },
     .softmax_block = VEC(softmax_block),
     .merge = VEC(merge),
-    .dot_f16 = VEC(dot_f16),
+    .score = VEC(score),
     .softmax_add = VEC(softmax_add),
 };
