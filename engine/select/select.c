@@ -69,21 +69,24 @@ static uint32_t ordered(float score)
     return u & 0x80000000u ? ~u : u | 0x80000000u;
 }
 
-// The value of the k-th highest key, by its bytes from the top down; *equal: how many keys of that
-// value are among the k.
-static uint32_t kth_key(const uint32_t *key, uint32_t n, uint32_t k, uint32_t *equal)
+// The k-th highest key by its bytes from the top down: those with (key & *known) above the returned
+// value are among the k, and so are the first *equal of those that have it.
+static uint32_t kth_key(const uint32_t *key, uint32_t n, uint32_t k, uint32_t *known,
+                        uint32_t *equal)
 {
-    uint32_t value = 0, known = 0;  // bits that are settled
+    uint32_t value = 0;
+    *known = 0;
     for (int shift = 24; shift >= 0; shift -= 8) {
-        uint32_t count[256] = {0};
+        uint32_t count[256] = {0}, byte = 255;
         for (uint32_t i = 0; i < n; i++)
-            if ((key[i] & known) == value)
+            if ((key[i] & *known) == value)
                 count[key[i] >> shift & 255]++;
-        uint32_t byte = 255;
         for (; count[byte] < k; byte--)
             k -= count[byte];
         value |= byte << shift;
-        known |= 255u << shift;
+        *known |= 255u << shift;
+        if (count[byte] == k)
+            break;                      // all that share these bytes are among the k
     }
     *equal = k;
     return value;
@@ -96,11 +99,10 @@ void topk_choose(const float *score, uint32_t n, uint32_t k, uint32_t *list, uin
         return;
     for (uint32_t i = 0; i < n; i++)
         scratch[i] = ordered(score[i]);
-    uint32_t equal, m = 0, value = kth_key(scratch, n, k, &equal);
+    uint32_t known, equal, m = 0, value = kth_key(scratch, n, k, &known, &equal);
     for (uint32_t i = 0; i < n; i++) {
-        if (scratch[i] > value)
-            list[m++] = i;
-        else if (scratch[i] == value && equal > 0 && equal--)
+        uint32_t key = scratch[i] & known;
+        if (key > value || (key == value && equal > 0 && equal--))
             list[m++] = i;
     }
     assert(m == k);
