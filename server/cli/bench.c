@@ -52,7 +52,8 @@ static int lane_init(struct bench *b, struct lane *l, uint32_t n_prompt, uint32_
 
 static void lane_finish(struct lane *l)
 {
-    stream_close(l->stream);
+    if (l->stream)
+        stream_close(l->stream);
     tokens_free(&l->prompt);
     free(l->time_ns);
     *l = (struct lane){0};

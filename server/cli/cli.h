@@ -3,6 +3,7 @@
 // A command returns 0, a negative errno with err set (exit status 1, err as one line on stderr), or
 // CLI_USAGE (exit status 2). What it adds to cli->out goes to standard output only if it succeeds.
 #pragma once
+#include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -10,7 +11,7 @@
 #include "base/str.h"
 #include "engine/engine.h"
 
-#define CLI_USAGE 2
+#define CLI_USAGE (-EBADRQC)           // exit status 2; nothing below returns it
 #define CLI_LIST_MAX 16
 
 struct number_list { uint32_t item[CLI_LIST_MAX], n; };

@@ -6,6 +6,8 @@
 #include "server/cli/cli.h"
 
 #define ERROR_LINE_MAX 2000                 // bytes on stderr
+#define STATUS_FAILED 1
+#define STATUS_USAGE 2
 
 const struct command commands[] = {
 #define COMMAND(id, args, text) \
@@ -40,15 +42,14 @@ static int usage_error(const char *command, const char *msg)
 {
     complain(command, msg);
     fprintf(stderr, "Try: godwit %s%s--help\n", command ? command : "", command ? " " : "");
-    return CLI_USAGE;
+    return STATUS_USAGE;
 }
 
 static int print_out(const struct str *out, struct err *err)
 {
     if (!str_ok(out))
         return err_set(err, -ENOMEM, "out of memory");
-    int r = out->n ? write_out(out->p, out->n, err) : 0;
-    return r;
+    return out->n ? write_out(out->p, out->n, err) : 0;
 }
 
 static int run_command(struct cli *c)
@@ -62,7 +63,7 @@ static int run_command(struct cli *c)
     if (r == 0)
         return 0;
     complain(c->command->name, err.msg[0] ? err.msg : strerror(-r));
-    return 1;
+    return STATUS_FAILED;
 }
 
 static int help(const struct command *command)
@@ -72,7 +73,7 @@ static int help(const struct command *command)
     options_help(command, &text);
     int r = print_out(&text, &err);
     str_free(&text);
-    return r ? 1 : 0;
+    return r ? STATUS_FAILED : 0;
 }
 
 int main(int argc, char **argv)
