@@ -1,3 +1,4 @@
+// Bump allocation: chunks from malloc, freed together.
 #include "base/arena.h"
 #include <stdlib.h>
 #include <string.h>

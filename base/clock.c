@@ -1,3 +1,4 @@
+// Clocks of the system.
 #include "base/clock.h"
 #include <time.h>
 

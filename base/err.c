@@ -1,3 +1,4 @@
+// Error codes with a message for people.
 #include "base/err.h"
 #include <stdarg.h>
 #include <stdio.h>

@@ -1,3 +1,4 @@
+// Content hashes: BLAKE2b of libsodium.
 #include "base/hash.h"
 #include <sodium.h>
 #include <string.h>

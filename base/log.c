@@ -1,3 +1,4 @@
+// Log lines to stderr, with journald's priorities where it reads them.
 #include "base/log.h"
 #include <stdarg.h>
 #include <stdio.h>

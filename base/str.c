@@ -1,3 +1,4 @@
+// Growing strings.
 #include "base/str.h"
 #include <stdarg.h>
 #include <stdio.h>

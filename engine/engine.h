@@ -2,8 +2,8 @@
 //
 // A request goes in as tokens and comes back as a stream of deltas. The engine never waits for a
 // client: a stream holds everything that its request may produce. One engine thread owns the
-// executor, the blocks and the sequences; every function here may be called from any thread unless it
-// says otherwise.
+// executor, the blocks and the sequences; every function here may be called from any thread unless
+// it says otherwise.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -76,7 +76,7 @@ void engine_stats(struct engine *e, struct engine_stats *ret);
 int engine_chat_prompt(const struct engine *e, const struct template_vars *v, struct tokens *out,
                        struct rendered *text, struct err *err);
 
-// ---- generation ----------------------------------------------------------------------------------
+// ---- generation --------------------------------------------------------------------------------
 
 struct logit_bias { int32_t token; float bias; };
 struct stop_string { const char *p; size_t n; };
@@ -128,8 +128,8 @@ struct usage {
 
 enum delta_kind { DELTA_TEXT, DELTA_PROMPT, DELTA_DONE };
 
-// One piece of an answer. Text is whole UTF-8 characters, empty where a token only began one or where
-// text is held back for a stop string. Pointers are borrowed until the next stream_read or
+// One piece of an answer. Text is whole UTF-8 characters, empty where a token only began one or
+// where text is held back for a stop string. Pointers are borrowed until the next stream_read or
 // stream_close of the stream.
 struct delta {
     enum delta_kind kind;

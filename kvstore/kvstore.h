@@ -4,8 +4,8 @@
 // already shaped for it: blocks have content keys (engine/kv/key.h), sequences have the state
 // LOADING, executors move whole blocks (kv_read, kv_write of engine/exec/executor.h).
 //
-// The store knows no model: it gets a key and bytes. A block is complete or absent, never wrong: every
-// failure is a miss and the caller recomputes. Writing an existing key is a no-op.
+// The store knows no model: it gets a key and bytes. A block is complete or absent, never wrong:
+// every failure is a miss and the caller recomputes. Writing an existing key is a no-op.
 // Thread-safety: none. One thread owns a store and calls kv_store_poll().
 #pragma once
 #include <stdbool.h>

@@ -1,5 +1,5 @@
-// Protects engine/model: configuration, binding and the plan of every architecture that a test model
-// exists for. The plans are compared with tests/plans/ARCH.txt.
+// Protects engine/model: configuration, binding and the plan of every architecture that a test
+// model exists for. The plans are compared with tests/plans/ARCH.txt.
 #include "tests/test.h"
 #include <errno.h>
 #include "base/str.h"

@@ -3,9 +3,9 @@
 //     TEST(name) { REQUIRE(1 + 1 == 2); }
 //     int main(int argc, char **argv) { return test_main(argc, argv); }
 //
-// Cases register themselves in file order. A failed REQUIRE prints place and expression and ends the
-// case; the program's last line is "N passed, N failed, N skipped". An argument runs only the cases
-// whose name contains it. Exit status: 0 passed, 1 failed, 77 everything skipped.
+// Cases register themselves in file order. A failed REQUIRE prints place and expression and ends
+// the case; the program's last line is "N passed, N failed, N skipped". An argument runs only the
+// cases whose name contains it. Exit status: 0 passed, 1 failed, 77 everything skipped.
 #pragma once
 #include <setjmp.h>
 #include <stdbool.h>
@@ -104,12 +104,13 @@ static inline int test_main(int argc, char **argv)
 static inline const char *test_model(const char *file, char *buf, size_t size)
 {
     const char *dir = getenv("GODWIT_MODELS"), *cache = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
     if (dir)
         snprintf(buf, size, "%s/%s", dir, file);
     else if (cache && *cache)
         snprintf(buf, size, "%s/godwit/models/%s", cache, file);
     else
-        snprintf(buf, size, "%s/.cache/godwit/models/%s", getenv("HOME") ? getenv("HOME") : "", file);
+        snprintf(buf, size, "%s/.cache/godwit/models/%s", home ? home : "", file);
     FILE *f = fopen(buf, "rb");
     if (!f)
         return NULL;

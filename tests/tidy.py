@@ -67,7 +67,11 @@ ROWS = {
     'shaders/quant.def': ('QUANT', 'engine/quant/{}.c'),
     'engine/model/arch/arch.def': ('ARCH', 'engine/model/arch/{}.c'),
     'server/routes.def': ('ROUTE', 'server/api/{}.c'),
+    'server/cli/commands.def': ('COMMAND', 'server/cli/{}.c'),
 }
+
+# Contracts that stand before the code that will keep them.
+AHEAD = ('kvstore/kvstore.h',)
 
 COMMENT = {'.c': '//', '.h': '//', '.def': '//', '.glsl': '//', '.py': '#', '.sh': '#'}
 # What nobody else's machine has. Written in pieces, since this file is checked too.
@@ -224,7 +228,8 @@ def check_rows(root, sources, report):
     for path in sources:
         if path.endswith('.c') and path not in built and not is_named(root / path, mesons):
             report(path, 0, 'nothing builds this file')
-        if path.endswith(('.h', '.def')) and path not in included and path not in ROWS:
+        is_loose = path not in included and path not in ROWS and path not in AHEAD
+        if path.endswith(('.h', '.def')) and is_loose:
             report(path, 0, 'nothing includes this file')
 
 

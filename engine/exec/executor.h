@@ -1,12 +1,13 @@
 // An executor runs a plan over batches. One struct of functions; the engine never knows which.
 //
-// An executor gets the whole plan rather than one call per operation: the CPU then keeps its threads
-// inside one parallel region per step, and a GPU records a step once per shape. Weights are taken in
-// (repacked, uploaded) by load(); KV blocks live in the executor's memory and are named by number.
+// An executor gets the whole plan rather than one call per operation: the CPU then keeps its
+// threads inside one parallel region per step, and a GPU records a step once per shape. Weights are
+// taken in (repacked, uploaded) by load(); KV blocks live in the executor's memory and are named by
+// number.
 //
 // Thread-safety: one thread (the engine's) owns an executor and its program.
-// Determinism: what a row computes depends only on its own sequence: not on the batch around it, not
-// on how its prompt was cut into chunks, not on the number of threads.
+// Determinism: what a row computes depends only on its own sequence: not on the batch around it,
+// not on how its prompt was cut into chunks, not on the number of threads.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

@@ -47,7 +47,8 @@ struct err;
 
 // Reads the common keys, then lets the architecture's row say what it does differently. n_vocab is
 // left 0: it is the embedding's height. Every number is inside the ranges of limits.h afterwards.
-// Returns 0, -ENOTSUP (architecture or feature, named), -EINVAL (key missing or out of range, named).
+// Returns 0, -ENOTSUP (architecture or feature, named), -EINVAL (key missing or out of range,
+// named).
 int model_cfg_read(const struct gguf *g, struct model_cfg *ret, struct err *err);
 
 // True when layer i has the window.

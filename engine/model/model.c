@@ -5,8 +5,8 @@
 #include "engine/model/bind.h"
 #include "engine/model/plan.h"
 
-// Identity for content keys: the header says which tensors with which metadata, cfg what of it is in
-// force.
+// Identity for content keys: the header says which tensors with which metadata, cfg what of it is
+// in force.
 static void fingerprint(struct model *m)
 {
     struct hash header;

@@ -38,9 +38,9 @@ struct model {
     struct hash       fingerprint;      // of metadata, tensor directory and configuration in force
 };
 
-// Opens a model file: configuration by its architecture row, tensors bound and their shapes checked,
-// plan built. Weights are not touched yet. On failure *ret is untouched.
-// Returns 0, errors of gguf_open, -ENOTSUP (unknown architecture), -EINVAL (a wrong or missing tensor
-// or metadata key; err names it).
+// Opens a model file: configuration by its architecture row, tensors bound and their shapes
+// checked, plan built. Weights are not touched yet. On failure *ret is untouched.
+// Returns 0, errors of gguf_open, -ENOTSUP (unknown architecture), -EINVAL (a wrong or missing
+// tensor or metadata key; err names it).
 int  model_open(struct model **ret, const char *path, struct err *err);
 void model_close(struct model *m);      // NULL is fine

@@ -1,5 +1,5 @@
-// Building the plan from properties: what a layer is made of follows from cfg and from which tensors
-// there are.
+// Building the plan from properties: what a layer is made of follows from cfg and from which
+// tensors there are.
 #include "engine/model/plan.h"
 #include <errno.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 // The plan: a model as one flat list of operations on numbered activation slots.
 //
-// The same list runs one decode row or thousands of prefill rows. It is built once from model_cfg and
-// says nothing about a device. An executor may merge neighbouring operations, but only through a
-// rewrite of the plan (plan_print shows it).
+// The same list runs one decode row or thousands of prefill rows. It is built once from model_cfg
+// and says nothing about a device. An executor may merge neighbouring operations, but only through
+// a rewrite of the plan (plan_print shows it).
 // Slots hold float32 (rows, slot_width). Weight matrices are (n_out, n_in), n_in contiguous.
 #pragma once
 #include <stdbool.h>
@@ -16,10 +16,10 @@ enum op_kind {
     OP_NORM,        // dst = RMSNorm(src; w[0], eps) over head_dim-wide pieces or the whole width
     OP_MATMUL,      // dst[i] = w[i] * src + bias[i], for i < n_w: matrices that share their input
     OP_ROPE,        // dst[0] (q heads) and dst[1] (k heads) rotated in place by position
-    OP_KV_WRITE,    // rows src[0] (k) and src[1] (v) into the sequence's blocks; digests at block ends
+    OP_KV_WRITE,    // rows src[0] (k), src[1] (v) into the sequence's blocks; digests at block ends
     OP_ATTN,        // dst = attention(src[0] = q) over the blocks that the layer's selector lists
     OP_GLU,         // dst = act(src[0]) * src[1]
-    OP_GATHER,      // dst = the batch's output rows of src; every later operation runs on those only
+    OP_GATHER,      // dst = the batch's output rows of src; later operations run on those only
     OP_LOGITS,      // logits = softcap(scale * w[0] * src); the step's result
     OP_KIND_COUNT
 };

@@ -1,7 +1,7 @@
 // Model architectures: one row of arch.def and one file each.
 //
-// A row turns metadata into properties of model_cfg. Which tensors exist follows from the properties
-// and from the file; nothing after configure() asks for the architecture again.
+// A row turns metadata into properties of model_cfg. Which tensors exist follows from the
+// properties and from the file; nothing after configure() asks for the architecture again.
 #pragma once
 #include "base/err.h"
 #include "engine/model/cfg.h"
