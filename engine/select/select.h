@@ -42,7 +42,7 @@ int attn_policy_init(struct attn_policy *p, const char *name);
 //   sink blocks: the first DIV_UP(sink_tokens, KV_BLOCK_TOKENS), at least 1
 //   local blocks: the last MAX(2, budget_blocks / 4), the row's own included
 //   the rest of budget_blocks = MAX(budget_tokens / KV_BLOCK_TOKENS, sink + local) by score
-struct topk_split { uint32_t sink, local, chosen; };    // blocks; their sum is at most those there are
+struct topk_split { uint32_t sink, local, chosen; };    // blocks; at most those there are
 struct topk_split topk_split_for(const struct attn_policy *p, uint32_t pos);
 
 // Chooses the k highest of n scores, ties to the lower index, into ascending `list` (k).
