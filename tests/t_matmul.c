@@ -3,6 +3,8 @@
 #include "tests/test.h"
 #include <errno.h>
 #include <math.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include "base/base.h"
 #include "engine/exec/cpu/matmul.h"
 
@@ -31,6 +33,22 @@ static void put_f16(uint8_t *p, float x)
 {
     uint16_t h = f32_to_f16(x);
     memcpy(p, &h, sizeof(h));
+}
+
+// n bytes that end where an inaccessible page begins: the kernels are built without sanitizers.
+static void *guarded(size_t n)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), all = ALIGN_UP(n, page) + page;
+    uint8_t *p = mmap(NULL, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    REQUIRE(p != MAP_FAILED);
+    REQUIRE_INT(mprotect(p + all - page, page, PROT_NONE), 0);
+    return p + all - page - n;
+}
+
+static void guarded_free(void *p, size_t n)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), all = ALIGN_UP(n, page) + page;
+    munmap((uint8_t *)p + n + page - all, all);
 }
 
 // Byte offsets of the f16 scales in a block, and their size; the rest may be any bits.
@@ -68,9 +86,15 @@ struct matrix {
     struct tensor  t;
     struct cpu_mat m;
     uint8_t       *data;
+    void          *panel;           // as allocated; m's is a guarded copy
     float         *w;               // (n_out, n_in) decoded
     uint32_t       n_in, n_out;
 };
+
+static size_t panels_bytes(const struct matrix *a)
+{
+    return a->m.n_panels * a->m.panel_bytes;
+}
 
 static void matrix_make(struct matrix *a, const struct quant *q, uint32_t n_out, uint32_t n_in,
                         bool exact)
@@ -91,10 +115,14 @@ static void matrix_make(struct matrix *a, const struct quant *q, uint32_t n_out,
     uint32_t half = a->m.n_panels / 2;
     cpu_mat_pack(&a->m, half, a->m.n_panels);
     cpu_mat_pack(&a->m, 0, half);
+    a->panel = a->m.panel;
+    a->m.panel = memcpy(guarded(panels_bytes(a)), a->panel, panels_bytes(a));
 }
 
 static void matrix_free(struct matrix *a)
 {
+    guarded_free(a->m.panel, panels_bytes(a));
+    a->m.panel = a->panel;
     cpu_mat_finish(&a->m);
     free(a->data);
     free(a->w);
@@ -109,15 +137,20 @@ static float *random_rows(uint32_t n_rows, uint32_t n_in)
     return x;
 }
 
+// Freed by release.
 static uint8_t *prepare(const float *x, uint32_t n_rows, uint32_t n_in, bool exact)
 {
     size_t bytes = cpu_act_bytes(n_in, exact);
     REQUIRE(bytes % 64 == 0);
-    uint8_t *act = aligned_alloc(64, n_rows * bytes);
-    REQUIRE(act);
+    uint8_t *act = guarded(n_rows * bytes);
     for (uint32_t r = 0; r < n_rows; r++)
         cpu_act_prepare(x + (size_t)r * n_in, n_in, exact, act + r * bytes);
     return act;
+}
+
+static void release(uint8_t *act, uint32_t n_rows, uint32_t n_in, bool exact)
+{
+    guarded_free(act, n_rows * cpu_act_bytes(n_in, exact));
 }
 
 // What 8-bit groups make of x, by the definition: nearest even of x * (127 / amax), times amax / 127.
@@ -174,7 +207,8 @@ static void check_errors(const struct quant *q, bool exact)
         uint32_t n_rows = shapes[i].n_rows, n_in = inputs(q, shapes[i].n_in);
         matrix_make(&a, q, shapes[i].n_out, n_in, exact);
         float *x = random_rows(n_rows, n_in);
-        float *y = malloc((size_t)n_rows * a.n_out * sizeof(float));
+        size_t y_bytes = (size_t)n_rows * a.n_out * sizeof(float);
+        float *y = guarded(y_bytes);
         uint8_t *act = prepare(x, n_rows, n_in, a.m.exact);
         multiply(&a, act, n_rows, y);
         double e = nmse(&a, x, y, n_rows), bound = a.m.exact ? 1e-12 : 3e-4;
@@ -189,8 +223,8 @@ static void check_errors(const struct quant *q, bool exact)
                           cpu_kernels_name(), q->name, a.n_out, n_in, n_rows, e);
         }
         free(x);
-        free(y);
-        free(act);
+        guarded_free(y, y_bytes);
+        release(act, n_rows, n_in, a.m.exact);
         matrix_free(&a);
     }
 }
@@ -240,7 +274,7 @@ static void check_bits(const struct quant *q, bool exact)
             TEST_FAIL("%s %s: panels by %u differ", cpu_kernels_name(), q->name, step);
     }
     free(x);
-    free(act);
+    release(act, ROWS, n_in, a.m.exact);
     free(all);
     free(y);
     matrix_free(&a);
@@ -263,7 +297,7 @@ TEST(many_rows)
         REQUIRE(memcmp(one, y + r * N_OUT, sizeof(one)) == 0);
     }
     free(x);
-    free(act);
+    release(act, ROWS, N_IN, false);
     matrix_free(&a);
 }
 
@@ -294,7 +328,7 @@ static void check_epilogue(const struct quant *q, bool exact)
         }
     }
     free(x);
-    free(act);
+    release(act, ROWS, n_in, a.m.exact);
     matrix_free(&a);
 }
 
@@ -319,17 +353,15 @@ TEST(activations)
     for (size_t i = 0; i < ARRAY_LEN(kernel_names); i++) {
         if (cpu_kernels_force(kernel_names[i]) != 0)
             continue;
-        uint8_t *act = aligned_alloc(64, bytes);
-        memset(act, 0, bytes);
-        cpu_act_prepare(x, N, false, act);
+        uint8_t *act = prepare(x, 1, N, false);
         if (first && memcmp(first, act, bytes) != 0)
             TEST_FAIL("%s prepares other activations", kernel_names[i]);
         if (!first)
             first = act;
         else
-            free(act);
+            release(act, 1, N, false);
     }
-    free(first);
+    release(first, 1, N, false);
     REQUIRE_INT(cpu_kernels_force(best), 0);
 }
 
@@ -346,7 +378,7 @@ TEST(poison)
         multiply(&a, act, 1, y);
         for (int o = 0; o < 8; o++)
             REQUIRE(!isfinite(y[o]));
-        free(act);
+        release(act, 1, 64, false);
     }
     free(x);
     matrix_free(&a);
