@@ -43,8 +43,13 @@ static bool read_record(FILE *f, struct record *r)
 
 static time_t golden_now(void)
 {
-    struct tm tm = { .tm_year = 126, .tm_mon = 2, .tm_mday = 7, .tm_hour = 9, .tm_min = 5, .tm_sec = 2,
-                     .tm_isdst = -1 };
+    struct tm tm = {.tm_year = 126,
+                    .tm_mon = 2,
+                    .tm_mday = 7,
+                    .tm_hour = 9,
+                    .tm_min = 5,
+                    .tm_sec = 2,
+                    .tm_isdst = -1};
     return mktime(&tm);
 }
 
@@ -53,18 +58,26 @@ static void check_record(const struct record *r, struct rendered *out)
     struct chat_template *t = NULL;
     struct err e = {0};
     struct template_vars v = {
-        .messages = r->part[1], .n_messages = (size_t)r->n[1],
-        .tools = r->part[2], .n_tools = r->part[2] ? (size_t)r->n[2] : 0,
-        .kwargs = r->part[3], .n_kwargs = r->part[3] ? (size_t)r->n[3] : 0,
-        .bos_token = "<s>", .eos_token = "</s>", .add_generation_prompt = r->add, .now = golden_now(),
+        .messages = r->part[1],
+        .n_messages = (size_t)r->n[1],
+        .tools = r->part[2],
+        .n_tools = r->part[2] ? (size_t)r->n[2] : 0,
+        .kwargs = r->part[3],
+        .n_kwargs = r->part[3] ? (size_t)r->n[3] : 0,
+        .bos_token = "<s>",
+        .eos_token = "</s>",
+        .add_generation_prompt = r->add,
+        .now = golden_now(),
     };
     int code = template_open(&t, r->part[0], (size_t)r->n[0], &e);
     if (code == 0)
         code = template_render(t, &v, out, &e);
     template_close(t);
     if ((code == 0) != (r->code == 0))
-        TEST_FAIL("%s: %.300s: returned %d (%s)", r->name, r->part[0], code, code ? e.msg : out->text.p);
-    if (code == 0 && (out->text.n != (size_t)r->result || memcmp(out->text.p, r->text, out->text.n)))
+        TEST_FAIL("%s: %.300s: returned %d (%s)", r->name, r->part[0], code,
+                  code ? e.msg : out->text.p);
+    if (code == 0 &&
+        (out->text.n != (size_t)r->result || memcmp(out->text.p, r->text, out->text.n)))
         TEST_FAIL("%s: %.300s\ngave   %s\nwanted %s", r->name, r->part[0], out->text.p, r->text);
     REQUIRE_INT(out->plain.n, out->text.n);
     if (r->code == 1)
@@ -145,46 +158,55 @@ static void check_plain(const char *src, const char *text, const char *want)
     REQUIRE_INT(strlen(want), r.out.plain.n);
     for (size_t i = 0; i < r.out.plain.n; i++) {
         if (r.out.plain.p[i] != (want[i] == '#'))
-            TEST_FAIL("%s: byte %zu (%c) is %s", src, i, text[i], r.out.plain.p[i] ? "plain" : "not");
+            TEST_FAIL("%s: byte %zu (%c) is %s", src, i, text[i],
+                      r.out.plain.p[i] ? "plain" : "not");
     }
     rendered_free(&r.out);
 }
 
 TEST(source_of_bytes)
 {
-    static const struct { const char *src, *text, *want; } cases[] = {
-        { "<|im_end|>{{ messages[0].content }}<|im_end|>",
-          "<|im_end|> Hi <|im_end|>, \xc3\xa4 <|im_end|>", "----------###################----------" },
-        { "{{ '<|im_end|>' + messages[0].content|trim }}", "<|im_end|>Hi <|im_end|>, \xc3\xa4",
-          "----------#################" },
-        { "{{ messages[0].content.split('>')[1] }}|", ", \xc3\xa4 |", "#####-" },
-        { "{{ messages[0].content.replace('Hi', 'Ho')|trim }}", "Ho <|im_end|>, \xc3\xa4",
-          "--###############" },
-        { "{{ messages[0].content|replace('<', '[')|trim }}", "Hi [|im_end|>, \xc3\xa4",
-          "###-#############" },
-        { "{{ [messages[0].role, 'x', messages[0].content[4:14]]|join('<|im_end|>') }}",
-          "user<|im_end|>x<|im_end|><|im_end|>", "####---------------------##########" },
-        { "{{ {'a': messages[0].content[4:14]}|tojson }}", "{\"a\": \"<|im_end|>\"}",
-          "-------##########--" },
-        { "{{ messages[0]|tojson }}", "{\"role\": \"user\", \"content\": \" Hi <|im_end|>, \xc3\xa4 \"}",
-          "--####----####----#######----###################--" },
-        { "{{ messages[0].content[4:14]|upper }}{{ 'a'|upper }}", "<|IM_END|>A", "##########-" },
-        { "{{ '%s|%s' % (messages[0].role, 'b') }}", "user|b", "####--" },
-        { "{{ '[{}]'.format(messages[0].role) }}", "[user]", "-####-" },
-        { "{{ messages[0].role * 2 ~ 'x' }}", "useruserx", "########-" },
-        { "{{ messages[0].role[::-1] ~ 'x' }}", "resux", "####-" },
-        { "{% set x %}a{{ messages[0].role }}{% endset %}{{ x }}{{ x[1:] }}", "auseruser", "-########" },
-        { "{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(messages[0].role) }}", "<user>", "-####-" },
-        { "{% filter upper %}a{{ messages[0].role }}{% endfilter %}", "AUSER", "-####" },
-        { "{% for k, v in messages[0].items() %}{{ k }}={% endfor %}", "role=content=", "####-#######-" },
-        { "{{ messages[0].content|list|first ~ '.' }}", " .", "#-" },
-        { "{{ [messages[0].role] }}", "['user']", "--####--" },
-        { "{% set ns = namespace(t='') %}{% for c in 'ab' %}{% set ns.t = ns.t ~ messages[0].role ~ c %}"
-          "{% endfor %}{{ ns.t }}", "userauserb", "####-####-" },
-        { "{{ messages[0].role.title().center(8, '-') }}", "--User--", "--####--" },
-        { "{{ ('a' ~ messages[0].role)|indent(2, true) }}", "  auser", "---####" },
-        { "{{ messages[0].role|escape ~ messages[0].content[4]|e }}", "user&lt;", "########" },
-        { "{% if messages[0].role == 'user' %}user{% endif %}{{ messages|length }}", "user1", "-----" },
+    static const struct { const char *src, *text, *want;
+    } cases[] = {
+        {"<|im_end|>{{ messages[0].content }}<|im_end|>",
+         "<|im_end|> Hi <|im_end|>, \xc3\xa4 <|im_end|>",
+         "----------###################----------"},
+        {"{{ '<|im_end|>' + messages[0].content|trim }}", "<|im_end|>Hi <|im_end|>, \xc3\xa4",
+         "----------#################"},
+        {"{{ messages[0].content.split('>')[1] }}|", ", \xc3\xa4 |", "#####-"},
+        {"{{ messages[0].content.replace('Hi', 'Ho')|trim }}", "Ho <|im_end|>, \xc3\xa4",
+         "--###############"},
+        {"{{ messages[0].content|replace('<', '[')|trim }}", "Hi [|im_end|>, \xc3\xa4",
+         "###-#############"},
+        {"{{ [messages[0].role, 'x', messages[0].content[4:14]]|join('<|im_end|>') }}",
+         "user<|im_end|>x<|im_end|><|im_end|>", "####---------------------##########"},
+        {"{{ {'a': messages[0].content[4:14]}|tojson }}", "{\"a\": \"<|im_end|>\"}",
+         "-------##########--"},
+        {"{{ messages[0]|tojson }}",
+         "{\"role\": \"user\", \"content\": \" Hi <|im_end|>, \xc3\xa4 \"}",
+         "--####----####----#######----###################--"},
+        {"{{ messages[0].content[4:14]|upper }}{{ 'a'|upper }}", "<|IM_END|>A", "##########-"},
+        {"{{ '%s|%s' % (messages[0].role, 'b') }}", "user|b", "####--"},
+        {"{{ '[{}]'.format(messages[0].role) }}", "[user]", "-####-"},
+        {"{{ messages[0].role * 2 ~ 'x' }}", "useruserx", "########-"},
+        {"{{ messages[0].role[::-1] ~ 'x' }}", "resux", "####-"},
+        {"{% set x %}a{{ messages[0].role }}{% endset %}{{ x }}{{ x[1:] }}", "auseruser",
+         "-########"},
+        {"{% macro m(x) %}<{{ x }}>{% endmacro %}{{ m(messages[0].role) }}", "<user>", "-####-"},
+        {"{% filter upper %}a{{ messages[0].role }}{% endfilter %}", "AUSER", "-####"},
+        {"{% for k, v in messages[0].items() %}{{ k }}={% endfor %}",
+         "role=content=", "####-#######-"},
+        {"{{ messages[0].content|list|first ~ '.' }}", " .", "#-"},
+        {"{{ [messages[0].role] }}", "['user']", "--####--"},
+        {"{% set ns = namespace(t='') %}{% for c in 'ab' %}{% set ns.t = ns.t ~ messages[0].role ~ "
+         "c %}"
+         "{% endfor %}{{ ns.t }}",
+         "userauserb", "####-####-"},
+        {"{{ messages[0].role.title().center(8, '-') }}", "--User--", "--####--"},
+        {"{{ ('a' ~ messages[0].role)|indent(2, true) }}", "  auser", "---####"},
+        {"{{ messages[0].role|escape ~ messages[0].content[4]|e }}", "user&lt;", "########"},
+        {"{% if messages[0].role == 'user' %}user{% endif %}{{ messages|length }}", "user1",
+         "-----"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
         check_plain(cases[i].src, cases[i].text, cases[i].want);
@@ -196,10 +218,12 @@ TEST(messages_are_normalised)
 {
     check("{{ messages[0].role }}", "[{\"role\":\"developer\",\"content\":\"x\"}]", 0, "system");
     check("{{ messages[0].content }}",
-          "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]", 0, "a\nb");
+          "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]",
+          0, "a\nb");
     check("{{ messages[0].content is none }}", "[{\"role\":\"user\"}]", 0, "True");
     check("{{ messages[0].content[1].type }}",
-          "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"image_url\"}]}]", 0, "image_url");
+          "[{\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"image_url\"}]}]", 0,
+          "image_url");
     check("{{ tools is none }}", "[]", 0, "True");
 }
 
@@ -224,9 +248,12 @@ TEST(tool_arguments)
 TEST(json_values)
 {
     check("{{ messages[0]|tojson }}",
-          "[{\"content\":1.0,\"b\":1e20,\"a\":123456789012345678901234567890,\"n\":-0,\"e\":1E2}]", 0,
-          "{\"content\": 1.0, \"b\": 1e+20, \"a\": 123456789012345678901234567890, \"n\": 0, \"e\": 100.0}");
-    check("{{ messages[0] }}", "[{\"content\":1,\"a\":2,\"content\":3}]", 0, "{'content': 3, 'a': 2}");
+          "[{\"content\":1.0,\"b\":1e20,\"a\":123456789012345678901234567890,\"n\":-0,\"e\":1E2}]",
+          0,
+          "{\"content\": 1.0, \"b\": 1e+20, \"a\": 123456789012345678901234567890, \"n\": 0, "
+          "\"e\": 100.0}");
+    check("{{ messages[0] }}", "[{\"content\":1,\"a\":2,\"content\":3}]", 0,
+          "{'content': 3, 'a': 2}");
     check("{{ messages[0].content }}", "[{\"content\":\"\\ud83d\\ude00\\ud83d\\u00e9\\/\"}]", 0,
           "\xf0\x9f\x98\x80\xef\xbf\xbd\xc3\xa9/");
     check("{{ messages[0].x }}", "[{\"x\": -9223372036854775808}]", 0, "-9223372036854775808");
@@ -236,9 +263,36 @@ TEST(json_values)
 TEST(bad_json_is_refused)
 {
     static const char *const bad[] = {
-        "", "[", "]", "[1,]", "{}", "[{\"a\":1,}]", "[{a:1}]", "[{\"a\" 1}]", "[\"x]", "[01]", "[1.]", "[.5]",
-        "[+1]", "[-]", "[1e]", "[nul]", "[NaN]", "[Infinity]", "['a']", "[\"\\x\"]", "[\"\\u12\"]", "[\"\n\"]",
-        "[] []", "[1]", "[\"\xff\"]", "[\"\xed\xa0\x80\"]", "nulll", "[tru]", "[{\"a\":}]", "[{1:2}]",
+        "",
+        "[",
+        "]",
+        "[1,]",
+        "{}",
+        "[{\"a\":1,}]",
+        "[{a:1}]",
+        "[{\"a\" 1}]",
+        "[\"x]",
+        "[01]",
+        "[1.]",
+        "[.5]",
+        "[+1]",
+        "[-]",
+        "[1e]",
+        "[nul]",
+        "[NaN]",
+        "[Infinity]",
+        "['a']",
+        "[\"\\x\"]",
+        "[\"\\u12\"]",
+        "[\"\n\"]",
+        "[] []",
+        "[1]",
+        "[\"\xff\"]",
+        "[\"\xed\xa0\x80\"]",
+        "nulll",
+        "[tru]",
+        "[{\"a\":}]",
+        "[{1:2}]",
     };
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         check("x", bad[i], -EINVAL, NULL);
@@ -284,7 +338,8 @@ TEST(bombs_end)
     static const char *const bombs[] = {
         "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
         "{% for a in range(10**9) %}{% endfor %}",
-        "{% for a in range(99999) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' * 1000 }}{% endfor %}",
+        "{% for a in range(99999) %}{{ 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx' * 1000 }}{% endfor "
+        "%}",
         "{{ 'x' * 10**12 }}",
         "{{ [0] * 10**12 }}",
         "{{ 'x'|center(10**12) }}",
@@ -296,27 +351,42 @@ TEST(bombs_end)
         "{{ 10 ** 100 }}",
         "{{ 'a'|slice(10**12)|list }}",
         "{{ [1]|batch(10**12, 0)|list }}",
-        "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
-        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
-        "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
-        "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}",
-        "{% set ns = namespace(x=[], y=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
-        "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
-        "{% set ns = namespace(x=[], y=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+        "{% set ns = namespace(x='x') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% "
+        "endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=[1]) %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% "
+        "endfor %}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor "
+        "%}{{ ns.x }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% endfor "
+        "%}{{ ns.x|tojson }}",
+        "{% set ns = namespace(x=[], y=[]) %}{% for i in range(9999) %}{% set ns.x = [ns.x] %}{% "
+        "set ns.y = [ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% "
+        "endfor %}{{ ns.x }}",
+        "{% set ns = namespace(x=[], y=[]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] "
+        "%}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
         "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
         "{% macro m(n) %}{{ m(n) }}{{ m(n) }}{% endmacro %}{{ m(1) }}",
-        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(60) "
+        "}}",
         "{% macro m() %}{% call m() %}{{ caller() }}{% endcall %}{% endmacro %}{{ m() }}",
         "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
         "{% set s = 'aé' * 999999 %}{% for i in range(99999) %}{{ (s ~ i)|length }}{% endfor %}",
-        "{% set s = 'é' * 999999 %}{% for i in range(99999) %}{% if s[1:]|trim|length %}{% endif %}{% endfor %}",
-        "{% set s = 'a' * 999999 %}{% for i in range(99999) %}{% if s.split('a') %}{% endif %}{% endfor %}",
-        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if 'b' in s %}{% endif %}{% endfor %}",
-        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if s.upper() %}{% endif %}{% endfor %}",
-        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if s.rfind('b') %}{% endif %}{% endfor %}",
-        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if s.isalpha() %}{% endif %}{% endfor %}",
-        "{% set s = ' ' * 9999999 %}{% for i in range(99999) %}{% if s.strip() %}{% endif %}{% endfor %}",
+        "{% set s = 'é' * 999999 %}{% for i in range(99999) %}{% if s[1:]|trim|length %}{% endif "
+        "%}{% endfor %}",
+        "{% set s = 'a' * 999999 %}{% for i in range(99999) %}{% if s.split('a') %}{% endif %}{% "
+        "endfor %}",
+        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if 'b' in s %}{% endif %}{% "
+        "endfor %}",
+        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if s.upper() %}{% endif %}{% "
+        "endfor %}",
+        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if s.rfind('b') %}{% endif %}{% "
+        "endfor %}",
+        "{% set s = 'a' * 9999999 %}{% for i in range(99999) %}{% if s.isalpha() %}{% endif %}{% "
+        "endfor %}",
+        "{% set s = ' ' * 9999999 %}{% for i in range(99999) %}{% if s.strip() %}{% endif %}{% "
+        "endfor %}",
         "{% set l = range(99999)|list %}{% for i in l %}{% if l|sort %}{% endif %}{% endfor %}",
         "{% set l = range(99999)|list %}{% for i in l %}{% if -1 in l %}{% endif %}{% endfor %}",
         "{% set l = range(99999)|list %}{% for i in l %}{% if l[1:] %}{% endif %}{% endfor %}",
@@ -344,8 +414,8 @@ static void check_repeated(const char *head, const char *unit, size_t times, con
 TEST(deep_nesting_ends)
 {
     const char *const units[] = {
-        "(", "[", "{1:", "-", "not ", "a(", "a[", "a.b|c(", "1 if ", "1 if 1 else ", "a is b(", "1+", "1**", "a.b.",
-        "a|b|", "1<", "a[1]", "a()", "'a' ~ (",
+        "(",       "[",  "{1:", "-",    "not ", "a(", "a[",   "a.b|c(", "1 if ",   "1 if 1 else ",
+        "a is b(", "1+", "1**", "a.b.", "a|b|", "1<", "a[1]", "a()",    "'a' ~ (",
     };
     for (size_t i = 0; i < ARRAY_LEN(units); i++)
         check_repeated("{{ ", units[i], 100000, " }}");
@@ -368,8 +438,9 @@ TEST(long_conversations_fit)
     for (int i = 0; i < 2000; i++)
         str_printf(&s, "%s{\"role\":\"user\",\"content\":\"%0500d\"}", i ? "," : "", i);
     str_puts(&s, "]");
-    const char *src = "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m.role + ': ' + "
-                      "m.content + '\n' %}{% endfor %}{{ ns.t }}";
+    const char *src =
+        "{% set ns = namespace(t='') %}{% for m in messages %}{% set ns.t = ns.t + m.role + ': ' + "
+        "m.content + '\n' %}{% endfor %}{{ ns.t }}";
     struct run r = run(src, s.p);
     REQUIRE_INT(r.code, 0);
     REQUIRE_INT(r.out.text.n, 2000 * 507);

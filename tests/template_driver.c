@@ -1,6 +1,7 @@
-// Renders templates for tests/golden/template_wild.py. Requests come on stdin, each a line of numbers
-//     bytes of: template, messages, tools (-1: none), kwargs (-1: none), bos, eos; add_generation_prompt; now
-// and then those bytes; each answer is a line "<code> <bytes>" and the text or the message.
+// Renders templates for tests/golden/template_wild.py. Requests come on stdin, each a line of eight
+// numbers (the bytes of template, messages, tools, kwargs, bos and eos, -1 where not given; then
+// add_generation_prompt and the time) and those bytes; each answer is a line "<code> <bytes>" and
+// the text or the message.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

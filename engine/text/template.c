@@ -1,3 +1,4 @@
+// The door to the interpreter: parse jobs, render jobs, and the variables that a template sees.
 #include "engine/text/template.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -121,7 +122,11 @@ static void define_all(struct jexec *e, const struct template_vars *v)
     define(e, "add_generation_prompt", jbool(v->add_generation_prompt));
 }
 
-struct render_job { const struct chat_template *t; const struct template_vars *v; struct jstr *text; };
+struct render_job {
+    const struct chat_template *t;
+    const struct template_vars *v;
+    struct jstr *text;
+};
 
 static void render(struct jx *x, void *arg)
 {

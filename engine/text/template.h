@@ -26,9 +26,9 @@ struct template_vars {
     const char *bos_token, *eos_token;          // "" when the vocabulary has none
     bool        add_generation_prompt;
     time_t      now;                            // for strftime_now
-    // Tool call arguments reach the template as the client sent them: OpenAI's clients send a string
-    // of JSON. With this set a string that is a JSON object becomes that object, which templates
-    // made for transformers' own shape need.
+    // Tool call arguments reach the template as the client sent them: OpenAI's clients send a
+    // string of JSON. With this set a string that is a JSON object becomes that object, which
+    // templates made for transformers' own shape need.
     bool        arguments_as_objects;
 };
 

@@ -249,7 +249,7 @@ a {#- x #} b {# y -#} c
   {% endif %}
 b
 x {% if t %} y {% endif %} z
-x	{% if t -%}
+x\t{% if t -%}
 
   y
 

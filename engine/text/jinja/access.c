@@ -1,5 +1,5 @@
-// Attributes, items and slices, by the rules of jinja2's immutable sandbox: methods that would change
-// a list or a dict are not there, and `a.b` and `a['b']` fall back to each other.
+// Attributes, items and slices, by the rules of jinja2's immutable sandbox: methods that would
+// change a list or a dict are not there, and `a.b` and `a['b']` fall back to each other.
 #include "engine/text/jinja/builtin.h"
 #include <errno.h>
 #include <string.h>
@@ -34,7 +34,7 @@ static struct jval attribute(struct jx *x, struct jval of, struct jstr *name)
     if (f)
         return bound(x, of, f);
     if (is_mutator(of, name))
-        return junsafe(x, name->p, jtype(of));
+        return junsafe(x, name, jtype(of));
     if (of.kind == J_LOOP)
         return jloop_attr(x, of, name);
     struct jval *v = of.kind == J_NAMESPACE ? jdict_find(x, of.m, jstring(name)) : NULL;
@@ -66,7 +66,9 @@ static struct jval item(struct jx *x, struct jval of, struct jval key)
         return (struct jval){ .kind = J_MISSING };
     if (of.kind == J_STR)
         return char_at(x, of.s, i);
-    size_t n = of.kind == J_LIST || of.kind == J_TUPLE ? of.l->n : of.kind == J_RANGE ? of.range->n : 0;
+    size_t n = 0;
+    if (of.kind == J_LIST || of.kind == J_TUPLE || of.kind == J_RANGE)
+        jlength(x, of, &n);
     if (i < 0)
         i += (int64_t)n;
     if (i < 0 || (size_t)i >= n)
@@ -81,7 +83,7 @@ struct jval jgetattr(struct jx *x, struct jval of, struct jstr *name)
     struct jval v = attribute(x, of, name);
     if (v.kind == J_MISSING && of.kind == J_DICT)
         v = item(x, of, jstring(name));
-    return v.kind == J_MISSING ? jundefined(x, name->p, jtype(of)) : v;
+    return v.kind == J_MISSING ? jundefined(x, name, jtype(of)) : v;
 }
 
 struct jval jgetitem(struct jx *x, struct jval of, struct jval key)
@@ -93,8 +95,7 @@ struct jval jgetitem(struct jx *x, struct jval of, struct jval key)
         v = attribute(x, of, key.s);
     if (v.kind != J_MISSING)
         return v;
-    const struct jstr *name = key.kind == J_STR ? jstr_copy(x, key.s->p, key.s->n, JS_TEMPLATE) : NULL;
-    return jundefined(x, name && name->n ? arena_memdup(x->arena, name->p, name->n) : "item", jtype(of));
+    return jundefined(x, key.kind == J_STR ? key.s : jstr_lit(x, "item"), jtype(of));
 }
 
 static int64_t slice_bound(struct jx *x, struct jval v, int64_t n, bool down, int64_t fallback)
@@ -128,7 +129,8 @@ static struct jval slice_str(struct jx *x, struct jstr *s, int64_t from, int64_t
     return jstring(r);
 }
 
-static struct jval slice_list(struct jx *x, const struct jlist *l, int64_t from, int64_t step, size_t n)
+static struct jval slice_list(struct jx *x, const struct jlist *l, int64_t from, int64_t step,
+                              size_t n)
 {
     struct jlist *r = jlist_new(x);
     jx_step(x, n);

@@ -72,7 +72,12 @@ static struct jval field_root(struct braces *f, struct jstr *name)
         if (jstr_same(f->args->kw[i].name, name))
             return f->args->kw[i].val;
     }
-    jx_fail(x, -EINVAL, "format() has no argument '%.*s'", (int)MIN(name->n, (size_t)100), name->p);
+    jx_fail(x, -EINVAL, "format() has no argument '%s'", jstr_brief(x, name));
+}
+
+static bool ends_part(char c, bool attr)
+{
+    return attr ? c == '.' || c == '[' : c == ']';
 }
 
 // name, name.attr, name[key]
@@ -86,7 +91,7 @@ static struct jval field_value(struct braces *f, size_t at, size_t end)
     while (to < end) {
         bool attr = f->fmt->p[to] == '.';
         at = ++to;
-        while (to < end && (attr ? f->fmt->p[to] != '.' && f->fmt->p[to] != '[' : f->fmt->p[to] != ']'))
+        while (to < end && !ends_part(f->fmt->p[to], attr))
             to++;
         struct jstr *key = jstr_copy(x, f->fmt->p + at, to - at, JS_TEMPLATE);
         size_t k = 0;

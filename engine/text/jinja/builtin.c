@@ -1,3 +1,4 @@
+// Finding and calling what the language brings along.
 #include "engine/text/jinja/builtin.h"
 #include <errno.h>
 #include <string.h>

@@ -17,7 +17,8 @@ extern const struct jfunc jmethods_str[], jmethods_dict[], jmethods_list[], jmet
 const struct jfunc *jfunc_find(const struct jfunc *rows, const struct jstr *name);
 
 // Calls a builtin. A parameter name that ends with ! must be given.
-struct jval jinvoke(struct jx *x, const struct jfunc *f, struct jval self, const struct jargs *args);
+struct jval jinvoke(struct jx *x, const struct jfunc *f, struct jval self,
+                    const struct jargs *args);
 
 // Arguments of builtins, with Python's refusals.
 int64_t      jarg_int(struct jx *x, struct jval v, int64_t fallback);

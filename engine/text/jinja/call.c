@@ -3,7 +3,7 @@
 #include <errno.h>
 #include "engine/text/jinja/builtin.h"
 
-struct jval jmacro_new(struct jexec *e, const struct jnode *n, const char *name)
+struct jval jmacro_new(struct jexec *e, const struct jnode *n, const struct jstr *name)
 {
     struct jmacro *m = jx_alloc(&e->x, sizeof(*m));
     *m = (struct jmacro){ n, e->scope, name };
@@ -31,7 +31,7 @@ static struct jval param_default(struct jexec *e, const struct jparams *p, size_
     size_t first = p->n - p->defaults.n;
     if (i >= first)
         return jeval(e, p->defaults.v[i - first]);
-    return jundefined(&e->x, e->tree->symbol[p->sym[i]]->p, NULL);
+    return jundefined(&e->x, e->tree->symbol[p->sym[i]], NULL);
 }
 
 static void bind_special(struct jexec *e, const struct jmacro *m, const struct jargs *args,
@@ -41,7 +41,7 @@ static void bind_special(struct jexec *e, const struct jmacro *m, const struct j
     struct jx *x = &e->x;
     if (p->uses_caller) {
         struct jval caller = take_kwarg(e, kw, n_kw, e->tree->sym_caller);
-        jset(e, e->tree->sym_caller, jgiven(caller) ? caller : jundefined(x, "caller", NULL));
+        jset(e, e->tree->sym_caller, jgiven(caller) ? caller : jabsent(x, "caller"));
     }
     if (p->uses_kwargs) {
         struct jdict *d = jdict_new(x);
@@ -49,8 +49,8 @@ static void bind_special(struct jexec *e, const struct jmacro *m, const struct j
             jdict_set(x, d, jstring((struct jstr *)kw[i].name), kw[i].val);
         jset(e, e->tree->sym_kwargs, jdictval(d));
     } else if (*n_kw) {
-        jx_fail(x, -EINVAL, "macro '%s' takes no keyword argument '%.*s'", m->name,
-                (int)MIN(kw[0].name->n, (size_t)100), kw[0].name->p);
+        jx_fail(x, -EINVAL, "macro '%s' takes no keyword argument '%s'", jstr_brief(x, m->name),
+                jstr_brief(x, kw[0].name));
     }
     if (p->uses_varargs) {
         struct jlist *l = jlist_new(x);
@@ -58,7 +58,8 @@ static void bind_special(struct jexec *e, const struct jmacro *m, const struct j
             jlist_add(x, l, args->pos[i]);
         jset(e, e->tree->sym_varargs, jtupleval(l));
     } else if (args->n_pos > p->n) {
-        jx_fail(x, -EINVAL, "macro '%s' takes not more than %zu arguments", m->name, p->n);
+        jx_fail(x, -EINVAL, "macro '%s' takes not more than %zu arguments",
+                jstr_brief(x, m->name), p->n);
     }
 }
 

@@ -38,7 +38,8 @@ static bool is_number(struct jval v)
 
 static bool equal_ranges(const struct jrange *a, const struct jrange *b)
 {
-    return a->n == b->n && (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
+    return a->n == b->n &&
+           (a->n == 0 || (a->start == b->start && (a->n == 1 || a->step == b->step)));
 }
 
 bool jequal(struct jx *x, struct jval a, struct jval b)
@@ -54,7 +55,8 @@ bool jequal(struct jx *x, struct jval a, struct jval b)
     case J_LIST: case J_TUPLE: return a.l == b.l || equal_lists(x, a.l, b.l);
     case J_DICT: return a.m == b.m || equal_dicts(x, a.m, b.m);
     case J_RANGE: return equal_ranges(a.range, b.range);
-    case J_METHOD: return a.method->func == b.method->func && jequal(x, a.method->self, b.method->self);
+    case J_METHOD:
+        return a.method->func == b.method->func && jequal(x, a.method->self, b.method->self);
     case J_KEYS: case J_ITEMS:
         if (a.m->n != b.m->n)
             return false;
@@ -125,7 +127,8 @@ bool jcontains(struct jx *x, struct jval item, struct jval in)
         if (item.kind == J_UNDEFINED)
             jfail_undefined(x, item);
         if (item.kind != J_STR)
-            jx_fail(x, -EINVAL, "'in <string>' requires string as left operand, not %s", jtype(item));
+            jx_fail(x, -EINVAL, "'in <string>' requires string as left operand, not %s",
+                    jtype(item));
         return jstr_find(x, in.s, item.s, 0) != JSTR_NONE;
     }
     if (in.kind == J_DICT || in.kind == J_KEYS) {
@@ -146,7 +149,8 @@ static bool before(struct jx *x, const struct jkeyed *b, const struct jkeyed *a,
     return (reverse ? jcompare(x, a->key, b->key) : jcompare(x, b->key, a->key)) == -1;
 }
 
-static void merge(struct jx *x, struct jkeyed *v, struct jkeyed *tmp, size_t mid, size_t n, bool reverse)
+static void merge(struct jx *x, struct jkeyed *v, struct jkeyed *tmp, size_t mid, size_t n,
+                  bool reverse)
 {
     size_t i = 0, k = mid, to = 0;
     while (i < mid || k < n) {

@@ -1,3 +1,4 @@
+// Expressions to values.
 #include "engine/text/jinja/exec.h"
 #include <errno.h>
 #include "engine/text/jinja/builtin.h"
@@ -14,7 +15,7 @@ static struct jval lookup(struct jexec *e, unsigned sym)
     }
     if (jgiven(e->root[sym]))
         return e->root[sym];
-    return jundefined(&e->x, e->tree->symbol[sym]->p, NULL);
+    return jundefined(&e->x, e->tree->symbol[sym], NULL);
 }
 
 static struct jval eval_list(struct jexec *e, const struct jnode *n)
@@ -80,7 +81,8 @@ struct jargs *jeval_args(struct jexec *e, const struct jnode_args *a, struct jva
         if (m.kind != J_DICT)
             jx_fail(x, -EINVAL, "argument after ** must be a mapping, not %s", jtype(m));
         for (size_t i = 0; i < m.m->n; i++)
-            add_kwarg(e, &kw, &n_kw, &cap, jneed_str(x, m.m->pair[i].key, "keyword"), m.m->pair[i].val);
+            add_kwarg(e, &kw, &n_kw, &cap, jneed_str(x, m.m->pair[i].key, "keyword"),
+                      m.m->pair[i].val);
     }
     *r = (struct jargs){ pos.v, pos.n, kw, n_kw };
     return r;
@@ -90,7 +92,7 @@ static struct jval eval_filter(struct jexec *e, const struct jnode *n)
 {
     struct jval v = n->a ? jeval(e, n->a) : e->piped;
     if (!n->func)
-        jx_fail(&e->x, -EINVAL, "no filter named '%.100s'", n->val.s->p);
+        jx_fail(&e->x, -EINVAL, "no filter named '%s'", jstr_brief(&e->x, n->val.s));
     return jinvoke(&e->x, n->func, v, jeval_args(e, n->args, (struct jval){0}));
 }
 
@@ -98,7 +100,7 @@ static struct jval eval_test(struct jexec *e, const struct jnode *n)
 {
     struct jval v = jeval(e, n->a);
     if (!n->func)
-        jx_fail(&e->x, -EINVAL, "no test named '%.100s'", n->val.s->p);
+        jx_fail(&e->x, -EINVAL, "no test named '%s'", jstr_brief(&e->x, n->val.s));
     return jinvoke(&e->x, n->func, v, jeval_args(e, n->args, (struct jval){0}));
 }
 
@@ -127,7 +129,7 @@ static struct jval eval_cond(struct jexec *e, const struct jnode *n)
 {
     if (jtruth(jeval(e, n->b)))
         return jeval(e, n->a);
-    return n->c ? jeval(e, n->c) : jundefined(&e->x, "the value of an if without else", NULL);
+    return n->c ? jeval(e, n->c) : jabsent(&e->x, "the value of an if without else");
 }
 
 static struct jval eval_logic(struct jexec *e, const struct jnode *n)

@@ -1,3 +1,4 @@
+// Statements to text, and the scopes they write to.
 #include "engine/text/jinja/exec.h"
 #include <errno.h>
 #include "engine/text/jinja/builtin.h"
@@ -130,7 +131,7 @@ static enum jflow exec_with(struct jexec *e, const struct jnode *n)
 
 static void exec_call_block(struct jexec *e, const struct jnode *n)
 {
-    struct jval caller = jmacro_new(e, n, "caller");
+    struct jval caller = jmacro_new(e, n, e->tree->symbol[e->tree->sym_caller]);
     struct jval f = jeval(e, n->a->a);
     jprint_str(e->out, jcall(e, f, jeval_args(e, n->a->args, caller)));
 }
@@ -144,7 +145,7 @@ static enum jflow exec_node(struct jexec *e, const struct jnode *n)
     case N_FOR: return jexec_for(e, n);
     case N_SET: jassign(e, n->a, jeval(e, n->b)); return FLOW_NEXT;
     case N_SET_BLOCK: return exec_set_block(e, n);
-    case N_MACRO: jset(e, n->sym, jmacro_new(e, n, e->tree->symbol[n->sym]->p)); return FLOW_NEXT;
+    case N_MACRO: jset(e, n->sym, jmacro_new(e, n, e->tree->symbol[n->sym])); return FLOW_NEXT;
     case N_CALL_BLOCK: exec_call_block(e, n); return FLOW_NEXT;
     case N_FILTER_BLOCK: return exec_filter_block(e, n);
     case N_WITH: return exec_with(e, n);

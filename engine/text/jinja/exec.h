@@ -24,7 +24,7 @@ struct jexec {
     time_t              now;
 };
 
-struct jmacro { const struct jnode *node; struct jscope *scope; const char *name; };
+struct jmacro { const struct jnode *node; struct jscope *scope; const struct jstr *name; };
 
 struct jloop {
     const struct jnode *node;
@@ -48,7 +48,7 @@ enum jflow  jexec_body(struct jexec *e, const struct jnode *n);
 struct jstr *jexec_capture(struct jexec *e, const struct jnode *body, enum jflow *flow);
 enum jflow  jexec_for(struct jexec *e, const struct jnode *n);
 struct jval jloop_call(struct jexec *e, struct jloop *outer, const struct jargs *args);
-struct jval jmacro_new(struct jexec *e, const struct jnode *n, const char *name);
+struct jval jmacro_new(struct jexec *e, const struct jnode *n, const struct jstr *name);
 struct jval jcall(struct jexec *e, struct jval f, const struct jargs *args);
 
 struct jscope *jscope_push(struct jexec *e, struct jscope *parent);

@@ -1,5 +1,5 @@
-// The parser's expressions, with jinja2's precedence: or, and, not, comparison, + -, ~, * / // %, **,
-// unary, then attributes, calls, filters and tests.
+// The parser's expressions, with jinja2's precedence: or, and, not, comparison, + -, ~, * / // %,
+// **, unary, then attributes, calls, filters and tests.
 #include "engine/text/jinja/parser.h"
 #include <errno.h>
 #include <string.h>

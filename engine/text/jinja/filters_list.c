@@ -31,7 +31,8 @@ static struct jval f_first(struct jx *x, struct jval v, const struct jval *arg)
     struct jval item;
     (void)arg;
     struct jiter it = jiter_start(x, v);
-    return jiter_next(x, &it, &item) ? item : jundefined(x, "the first item of an empty sequence", NULL);
+    return jiter_next(x, &it, &item) ? item
+                                     : jabsent(x, "the first item of an empty sequence");
 }
 
 static struct jval f_last(struct jx *x, struct jval v, const struct jval *arg)
@@ -42,7 +43,7 @@ static struct jval f_last(struct jx *x, struct jval v, const struct jval *arg)
     if (v.kind == J_STR && v.s->n)
         return jstring(jstr_sub(x, v.s, jstr_prev(v.s, v.s->n), v.s->n));
     struct jlist *l = jiter_list(x, v);
-    return l->n ? l->v[l->n - 1] : jundefined(x, "the last item of an empty sequence", NULL);
+    return l->n ? l->v[l->n - 1] : jabsent(x, "the last item of an empty sequence");
 }
 
 static struct jval f_join(struct jx *x, struct jval v, const struct jval *arg)
@@ -157,7 +158,7 @@ static struct jval extreme(struct jx *x, struct jval v, const struct jval *arg, 
     struct jiter it = jiter_start(x, v);
     struct jval best, item;
     if (!jiter_next(x, &it, &best))
-        return jundefined(x, "the extreme of an empty sequence", NULL);
+        return jabsent(x, "the extreme of an empty sequence");
     struct jval best_key = sort_part(x, best, arg[1], exact);
     while (jiter_next(x, &it, &item)) {
         struct jval key = sort_part(x, item, arg[1], exact);
@@ -256,7 +257,7 @@ static struct jval f_attr(struct jx *x, struct jval v, const struct jval *arg)
 {
     struct jstr *name = jto_str(x, arg[0]);
     // an attribute, never an item
-    return v.kind == J_DICT && !jmethod_find(J_DICT, name) ? jundefined(x, "attribute", "dict")
+    return v.kind == J_DICT && !jmethod_find(J_DICT, name) ? jundefined(x, name, "dict")
                                                            : jgetattr(x, v, name);
 }
 

@@ -26,7 +26,7 @@ static const struct jfunc *named(struct jx *x, struct jval name, const char *wha
 {
     const struct jfunc *f = find(jneed_str(x, name, what));
     if (!f)
-        jx_fail(x, -EINVAL, "no %s named '%.*s'", what, (int)MIN(name.s->n, (size_t)100), name.s->p);
+        jx_fail(x, -EINVAL, "no %s named '%s'", what, jstr_brief(x, name.s));
     return f;
 }
 
@@ -59,7 +59,8 @@ static struct jval f_map(struct jx *x, struct jval v, const struct jargs *args)
     return jgenerator(x, out);
 }
 
-static struct jval pick(struct jx *x, struct jval v, const struct jargs *args, bool want, bool by_attr)
+static struct jval pick(struct jx *x, struct jval v, const struct jargs *args, bool want,
+                        bool by_attr)
 {
     struct jlist *out = jlist_new(x);
     struct jval item;

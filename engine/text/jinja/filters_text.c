@@ -78,7 +78,8 @@ static struct jval f_forceescape(struct jx *x, struct jval v, const struct jval 
 static struct jval f_replace(struct jx *x, struct jval v, const struct jval *arg)
 {
     struct jstr *s = jstr_markup(x, jto_str(x, v), false);
-    return jstring(jstr_replace(x, s, jto_str(x, arg[0]), jto_str(x, arg[1]), jarg_int(x, arg[2], -1)));
+    return jstring(
+        jstr_replace(x, s, jto_str(x, arg[0]), jto_str(x, arg[1]), jarg_int(x, arg[2], -1)));
 }
 
 static struct jstr *indentation(struct jx *x, struct jval width, int64_t fallback)
@@ -125,7 +126,8 @@ static struct jval f_truncate(struct jx *x, struct jval v, const struct jval *ar
 {
     if (v.kind == J_UNDEFINED)
         return v;
-    struct jstr *s = jneed_str(x, v, "truncate's text"), *end = jarg_str(x, arg[2], jstr_lit(x, "..."));
+    struct jstr *s = jneed_str(x, v, "truncate's text"),
+                *end = jarg_str(x, arg[2], jstr_lit(x, "..."));
     int64_t length = jarg_int(x, arg[0], 255), leeway = jarg_int(x, arg[3], 5);
     size_t n, n_end;
     jlength(x, v, &n);

@@ -1,3 +1,4 @@
+// Numbers and texts put into a width.
 #include "engine/text/jinja/format.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -15,7 +16,8 @@ static void pad(struct jbuild *b, const struct jspec *s, size_t n)
 }
 
 // Puts `text`, whose first `head` bytes are sign and prefix, into the width.
-void jput_padded(struct jbuild *b, const struct jspec *s, struct jstr *text, size_t head, char align)
+void jput_padded(struct jbuild *b, const struct jspec *s, struct jstr *text, size_t head,
+                 char align)
 {
     size_t n, width = (size_t)MAX(s->width, 0);
     jlength(b->x, jstring(text), &n);
@@ -67,7 +69,8 @@ static void put_number(struct jbuild *b, const struct jspec *s, bool negative, c
         with.align = '=';
         with.fill = (struct jstr){ .p = "0", .n = 1, .ascii = true };
     }
-    jput_padded(b, &with, jstr_copy(b->x, buf, strlen(buf), JS_TEMPLATE), strlen(sign) + strlen(prefix), '>');
+    jput_padded(b, &with, jstr_copy(b->x, buf, strlen(buf), JS_TEMPLATE),
+                strlen(sign) + strlen(prefix), '>');
 }
 
 static void binary_digits(uint64_t u, char *to)

@@ -12,7 +12,8 @@ struct jspec {
     char        type;           // 0: not given
 };
 
-void jput_padded(struct jbuild *b, const struct jspec *s, struct jstr *text, size_t head, char align);
+void jput_padded(struct jbuild *b, const struct jspec *s, struct jstr *text, size_t head,
+                 char align);
 void jput_text(struct jbuild *b, const struct jspec *s, struct jstr *text);
 void jput_int(struct jbuild *b, const struct jspec *s, int64_t v);
 // type: one of e E f F g G %, or r: as repr.

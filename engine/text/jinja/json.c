@@ -1,3 +1,4 @@
+// A recursive-descent reader of JSON, bounded in depth and linear in time.
 #include "engine/text/jinja/json.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -106,8 +107,8 @@ static uint32_t hex4(struct reader *r)
 {
     uint32_t v = 0;
     for (int i = 0; i < 4; i++) {
-        char c = r->p < r->end ? *r->p : '\0';
-        int d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        char c = r->p < r->end ? *r->p : '\0', low = (char)(c | 32);
+        int d = c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : -1;
         if (d < 0)
             bad(r, "a bad \\u escape");
         v = v << 4 | (uint32_t)d;

@@ -1,7 +1,7 @@
-// JSON text to values. Order of keys and the spelling class of numbers are kept: 1 is an int, 1.0 and
-// 1e3 are floats, an integer beyond 64 bits is a J_BIG that prints, compares and dumps as written but
-// takes no part in arithmetic. Of equal keys the last value wins, at the first one's place. An escape
-// of half a surrogate pair becomes U+FFFD. NaN and Infinity are no JSON.
+// JSON text to values. Order of keys and the spelling class of numbers are kept: 1 is an int, 1.0
+// and 1e3 are floats, an integer beyond 64 bits is a J_BIG that prints, compares and dumps as
+// written but takes no part in arithmetic. Of equal keys the last value wins, at the first one's
+// place. An escape of half a surrogate pair becomes U+FFFD. NaN and Infinity are no JSON.
 #pragma once
 #include "engine/text/jinja/value.h"
 

@@ -1,3 +1,4 @@
+// Strings under construction, and finding one's way in them.
 #include "engine/text/jinja/jstr.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -52,7 +53,7 @@ static void build_bytes(struct jbuild *b, const char *p, size_t n, enum jsource 
     if (source != b->source)
         build_mix(b);
     memcpy(b->p + b->n, p, n);
-    if (b->mask && source == JS_MIXED)
+    if (b->mask && mask)
         memcpy(b->mask + b->n, mask, n);
     else if (b->mask)
         memset(b->mask + b->n, source == JS_DATA, n);
@@ -134,6 +135,16 @@ struct jstr *jstr_lit(struct jx *x, const char *text)
     for (const char *c = text; *c && s->ascii; c++)
         s->ascii = (unsigned char)*c < 0x80;
     return s;
+}
+
+const char *jstr_brief(struct jx *x, const struct jstr *s)
+{
+    size_t n = MIN(s->n, (size_t)100);
+    if (n < s->n)
+        n = jstr_prev(s, n + 1);        // no half character
+    char *r = jx_alloc(x, n + 1);
+    memcpy(r, s->p, n);
+    return r;
 }
 
 struct jval jtext(struct jx *x, const char *text)

@@ -28,6 +28,8 @@ struct jstr *jbuild_end(struct jbuild *b);
 // The text is borrowed / copied.
 struct jstr *jstr_lit(struct jx *x, const char *text);
 struct jstr *jstr_copy(struct jx *x, const char *p, size_t n, enum jsource source);
+// The first hundred bytes or so with a NUL, for messages.
+const char  *jstr_brief(struct jx *x, const struct jstr *s);
 struct jval  jtext(struct jx *x, const char *text);            // jstr_lit as a value
 struct jstr *jstr_markup(struct jx *x, const struct jstr *s, bool markup);
 

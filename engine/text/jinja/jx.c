@@ -1,3 +1,4 @@
+// How a run begins, allocates, counts and ends.
 #include "engine/text/jinja/jx.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -5,6 +6,7 @@
 #include <string.h>
 #include "base/base.h"
 #include "base/hash.h"
+#include "engine/text/utf8.h"
 
 int jx_run(struct jx *x, struct arena *arena, void (*fn)(struct jx *, void *), void *arg,
            struct err *err)
@@ -16,15 +18,26 @@ int jx_run(struct jx *x, struct arena *arena, void (*fn)(struct jx *, void *), v
     return x->code ? err_set(err, x->code, "%s", x->err.msg) : 0;
 }
 
-static _Noreturn void leave(struct jx *x, int code, const char *fmt, va_list ap)
+// A message is one line of UTF-8, also where it was cut.
+static void one_line(char *msg)
 {
-    assert(code < 0);
+    size_t n = strlen(msg), step;
+    uint32_t cp;
+    for (char *c = msg; n; c += step, n -= step) {
+        step = utf8_decode(c, n, &cp);
+        if (step <= 1 && (step == 0 || (unsigned char)*c < ' '))
+            *c = ' ';
+        step = step ? step : 1;
+    }
+}
+
+static _Noreturn void __attribute__((noinline, format(printf, 3, 0)))
+leave(struct jx *x, int code, const char *fmt, va_list ap)
+{
+    assert(code < 0 && fmt);
     size_t at = strlen(x->err.msg);
     vsnprintf(x->err.msg + at, sizeof(x->err.msg) - at, fmt, ap);
-    for (char *c = x->err.msg; *c; c++) {
-        if (*c == '\n' || *c == '\r')   // a message is one line
-            *c = ' ';
-    }
+    one_line(x->err.msg);
     x->code = code;
     longjmp(x->out, 1);
 }

@@ -1,3 +1,4 @@
+// Template text to tokens; find_tag, text_end and tag_end are the rules of white space.
 #include "engine/text/jinja/lexer.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -7,22 +8,30 @@
 #include "engine/text/jinja/unicode.h"
 #include "engine/text/utf8.h"
 
-static const struct { const char *text; enum jtok type; } operators[] = {
+static const struct { const char *text; enum jtok type;
+} operators[] = {
     // two characters before one
-    { "//", T_FLOORDIV }, { "**", T_POW }, { "==", T_EQ }, { "!=", T_NE }, { ">=", T_GE },
-    { "<=", T_LE }, { "+", T_ADD }, { "-", T_SUB }, { "/", T_DIV }, { "*", T_MUL }, { "%", T_MOD },
-    { "~", T_TILDE }, { "[", T_LBRACKET }, { "]", T_RBRACKET }, { "(", T_LPAREN }, { ")", T_RPAREN },
-    { "{", T_LBRACE }, { "}", T_RBRACE }, { ">", T_GT }, { "<", T_LT }, { "=", T_ASSIGN },
-    { ".", T_DOT }, { ":", T_COLON }, { "|", T_PIPE }, { ",", T_COMMA }, { ";", T_SEMICOLON },
+    {"//", T_FLOORDIV}, {"**", T_POW},   {"==", T_EQ},      {"!=", T_NE},      {">=", T_GE},
+    {"<=", T_LE},       {"+", T_ADD},    {"-", T_SUB},      {"/", T_DIV},      {"*", T_MUL},
+    {"%", T_MOD},       {"~", T_TILDE},  {"[", T_LBRACKET}, {"]", T_RBRACKET}, {"(", T_LPAREN},
+    {")", T_RPAREN},    {"{", T_LBRACE}, {"}", T_RBRACE},   {">", T_GT},       {"<", T_LT},
+    {"=", T_ASSIGN},    {".", T_DOT},    {":", T_COLON},    {"|", T_PIPE},     {",", T_COMMA},
+    {";", T_SEMICOLON},
 };
 
 const char *jtok_name(enum jtok type)
 {
     static const char *const names[] = {
-        [T_EOF] = "end of template", [T_DATA] = "template data", [T_VAR_BEGIN] = "begin of print statement",
-        [T_VAR_END] = "end of print statement", [T_BLOCK_BEGIN] = "begin of statement block",
-        [T_BLOCK_END] = "end of statement block", [T_NAME] = "name", [T_STRING] = "string",
-        [T_INT] = "integer", [T_FLOAT] = "float",
+        [T_EOF] = "end of template",
+        [T_DATA] = "template data",
+        [T_VAR_BEGIN] = "begin of print statement",
+        [T_VAR_END] = "end of print statement",
+        [T_BLOCK_BEGIN] = "begin of statement block",
+        [T_BLOCK_END] = "end of statement block",
+        [T_NAME] = "name",
+        [T_STRING] = "string",
+        [T_INT] = "integer",
+        [T_FLOAT] = "float",
     };
     if (type < ARRAY_LEN(names))
         return names[type];
@@ -234,7 +243,8 @@ static bool name_char(char c, bool first)
 
 static bool digit_of(char c, int base, int *ret)
 {
-    int d = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : 99;
+    char low = (char)(c | 32);
+    int d = c >= '0' && c <= '9' ? c - '0' : low >= 'a' && low <= 'f' ? low - 'a' + 10 : 99;
     *ret = d;
     return d < base;
 }

@@ -1,5 +1,5 @@
-// for: the loop itself, its filter, recursion, and the loop variable. Items are pulled one by one, so
-// a filter sees what the body has set; only loop.last, nextitem and length look ahead.
+// for: the loop itself, its filter, recursion, and the loop variable. Items are pulled one by one,
+// so a filter sees what the body has set; only loop.last, nextitem and length look ahead.
 #include "engine/text/jinja/exec.h"
 #include <errno.h>
 #include <string.h>
@@ -89,8 +89,8 @@ static enum jflow run(struct jexec *e, struct jloop *l)
     return FLOW_NEXT;
 }
 
-static enum jflow start(struct jexec *e, const struct jnode *n, struct jscope *scope, struct jval over,
-                        unsigned depth0)
+static enum jflow start(struct jexec *e, const struct jnode *n, struct jscope *scope,
+                        struct jval over, unsigned depth0)
 {
     struct jloop *l = jx_alloc(&e->x, sizeof(*l));
     *l = (struct jloop){ .node = n, .scope = scope, .it = jiter_start(&e->x, over), .index0 = -1,
@@ -106,7 +106,8 @@ enum jflow jexec_for(struct jexec *e, const struct jnode *n)
 struct jval jloop_call(struct jexec *e, struct jloop *outer, const struct jargs *args)
 {
     if (!outer->node->recursive)
-        jx_fail(&e->x, -EINVAL, "the loop must have the 'recursive' marker to be called recursively");
+        jx_fail(&e->x, -EINVAL,
+                "the loop must have the 'recursive' marker to be called recursively");
     if (args->n_pos != 1 || args->n_kw)
         jx_fail(&e->x, -EINVAL, "loop() takes one argument");
     if (++e->x.macro_depth > JX_MACRO_DEPTH)
@@ -142,9 +143,9 @@ struct jval jloop_attr(struct jx *x, struct jval loop, struct jstr *name)
     if (jstr_is(name, "depth0"))
         return jint(l->depth0);
     if (jstr_is(name, "previtem"))
-        return jgiven(l->prev) ? l->prev : jundefined(x, "loop.previtem", NULL);
+        return jgiven(l->prev) ? l->prev : jabsent(x, "loop.previtem");
     if (jstr_is(name, "nextitem"))
-        return jgiven(peek(e, l)) ? l->after : jundefined(x, "loop.nextitem", NULL);
+        return jgiven(peek(e, l)) ? l->after : jabsent(x, "loop.nextitem");
     return (struct jval){ .kind = J_MISSING };
 }
 

@@ -1,3 +1,4 @@
+// Roles, contents and tool calls, made uniform before a template sees them.
 #include "engine/text/jinja/messages.h"
 #include <errno.h>
 #include "engine/text/jinja/json.h"
@@ -11,7 +12,8 @@ static struct jval join_parts(struct jx *x, struct jval content)
         struct jval part = content.l->v[i];
         struct jval *type = part.kind == J_DICT ? jdict_find_text(x, part.m, "type") : NULL;
         struct jval *text = part.kind == J_DICT ? jdict_find_text(x, part.m, "text") : NULL;
-        if (!type || type->kind != J_STR || !jstr_is(type->s, "text") || !text || text->kind != J_STR)
+        if (!type || type->kind != J_STR || !jstr_is(type->s, "text") || !text ||
+            text->kind != J_STR)
             return content;
         if (i)
             jbuild_add(&b, "\n", 1, JS_DATA);

@@ -256,7 +256,8 @@ static struct jval justify(struct jx *x, struct jval v, const struct jval *arg, 
     struct jstr *fill = jarg_str(x, arg[1], jstr_lit(x, " "));
     size_t n;
     jlength(x, v, &n);
-    int64_t width = CLAMP(jarg_int(x, arg[0], 0), 0, (int64_t)JX_STR_MAX + 1), room = width - (int64_t)n;
+    int64_t width = CLAMP(jarg_int(x, arg[0], 0), 0, (int64_t)JX_STR_MAX + 1),
+            room = width - (int64_t)n;
     if (jstr_chars(fill) != 1)
         jx_fail(x, -EINVAL, "the fill character must be exactly one character long");
     if (room <= 0)

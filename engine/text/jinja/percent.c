@@ -38,8 +38,8 @@ static struct jval percent_named(struct percent *f)
     struct jstr *name = jstr_sub(f->b.x, f->fmt, from, f->at++);
     struct jval *v = f->args.kind == J_DICT ? jdict_find(f->b.x, f->args.m, jstring(name)) : NULL;
     if (!v)
-        jx_fail(f->b.x, -EINVAL, "the format string's '%.*s' is not there", (int)MIN(name->n, (size_t)100),
-                name->p);
+        jx_fail(f->b.x, -EINVAL, "the format string's '%s' is not there",
+                jstr_brief(f->b.x, name));
     return *v;
 }
 
@@ -79,7 +79,8 @@ static void percent_int(struct percent *f, struct jspec *s, struct jval v)
     }
     if (!jas_int(v, &i)) {
         if (s->type != 'd' || v.kind != J_FLOAT || !(fabs(v.d) < 9e18))
-            jx_fail(f->b.x, -EINVAL, "%%%c format: a number is required, not %s", s->type, jtype(v));
+            jx_fail(f->b.x, -EINVAL, "%%%c format: a number is required, not %s", s->type,
+                    jtype(v));
         jas_float(v, &d);
         i = (int64_t)d;
     }
@@ -93,7 +94,8 @@ static void percent_value(struct percent *f, struct jspec *s, struct jval v)
     switch (s->type) {
     case 's':
         s->align = s->align ? s->align : '>';
-        jput_text(&f->b, s, f->fmt->markup ? jstr_escape(f->b.x, jto_str(f->b.x, v)) : jto_str(f->b.x, v));
+        jput_text(&f->b, s,
+                  f->fmt->markup ? jstr_escape(f->b.x, jto_str(f->b.x, v)) : jto_str(f->b.x, v));
         return;
     case 'r': case 'a':
         s->align = s->align ? s->align : '>';

@@ -1,3 +1,4 @@
+// Python's str() and repr().
 #include "engine/text/jinja/print.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -8,8 +9,8 @@
 #include "base/base.h"
 #include "engine/text/jinja/unicode.h"
 
-// Shortest digits that give back d, as digits[] (no point, no trailing zeros) and a decimal exponent
-// of the first digit.
+// The shortest digits that give back d (no point, no trailing zeros), and as result the decimal
+// exponent of the first one.
 static int shortest(double d, char digits[20])
 {
     char buf[40];
@@ -26,14 +27,14 @@ static int shortest(double d, char digits[20])
     while (n > 1 && digits[n - 1] == '0')
         n--;
     digits[n] = '\0';
-    return atoi(strchr(buf, 'e') + 1);
+    return (int)strtol(strchr(buf, 'e') + 1, NULL, 10);
 }
 
 void jfloat_text(double d, char buf[JFLOAT_TEXT])
 {
     char digits[20];
     if (isnan(d) || isinf(d)) {
-        strcpy(buf, isnan(d) ? "nan" : d < 0 ? "-inf" : "inf");
+        snprintf(buf, JFLOAT_TEXT, "%s", isnan(d) ? "nan" : d < 0 ? "-inf" : "inf");
         return;
     }
     const char *sign = signbit(d) ? "-" : "";
@@ -75,7 +76,11 @@ static void repr_char(struct jbuild *b, uint32_t cp, char quote, enum jsource fr
         jbuild_char(b, cp, from);
         return;
     } else {
-        snprintf(buf, sizeof(buf), cp < 0x100 ? "\\x%02x" : cp < 0x10000 ? "\\u%04x" : "\\U%08x", cp);
+        snprintf(buf, sizeof(buf),
+                 cp < 0x100     ? "\\x%02x"
+                 : cp < 0x10000 ? "\\u%04x"
+                                : "\\U%08x",
+                 cp);
     }
     jbuild_add(b, buf, strlen(buf), from);
 }

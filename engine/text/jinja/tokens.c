@@ -50,7 +50,8 @@ bool jp_skip_name(struct jparser *p, const char *name)
 void jp_fail(struct jparser *p, const char *what)
 {
     if (jp_is(p, T_NAME))
-        jx_fail(p->x, -EINVAL, "expected %s, got '%.*s'", what, (int)MIN(p->cur.n, (size_t)60), p->cur.p);
+        jx_fail(p->x, -EINVAL, "expected %s, got '%.*s'", what, (int)MIN(p->cur.n, (size_t)60),
+                p->cur.p);
     jx_fail(p->x, -EINVAL, "expected %s, got %s", what, jtok_name(p->cur.type));
 }
 

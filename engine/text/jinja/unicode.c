@@ -1,3 +1,4 @@
+// Character classes and case, on libutf8proc's tables.
 #include "engine/text/jinja/unicode.h"
 #include <utf8proc.h>
 #include "base/base.h"

@@ -1,23 +1,29 @@
+// Making, measuring and walking values.
 #include "engine/text/jinja/value.h"
 #include <errno.h>
 #include "base/base.h"
 #include "engine/text/jinja/jstr.h"
 
-static struct jval undefined(struct jx *x, const char *name, const char *owner, bool unsafe)
+static struct jval undefined(struct jx *x, const struct jstr *name, const char *owner, bool unsafe)
 {
     struct jundef *u = jx_alloc(x, sizeof(*u));
     *u = (struct jundef){ name, owner, unsafe };
     return (struct jval){ .kind = J_UNDEFINED, .undef = u };
 }
 
-struct jval jundefined(struct jx *x, const char *name, const char *owner)
+struct jval jundefined(struct jx *x, const struct jstr *name, const char *owner)
 {
     return undefined(x, name, owner, false);
 }
 
-struct jval junsafe(struct jx *x, const char *name, const char *owner)
+struct jval junsafe(struct jx *x, const struct jstr *name, const char *owner)
 {
     return undefined(x, name, owner, true);
+}
+
+struct jval jabsent(struct jx *x, const char *what)
+{
+    return undefined(x, jstr_lit(x, what), NULL, false);
 }
 
 struct jval jgenerator(struct jx *x, struct jlist *l)
@@ -31,11 +37,12 @@ void jfail_undefined(struct jx *x, struct jval v)
 {
     assert(v.kind == J_UNDEFINED);
     const struct jundef *u = v.undef;
+    const char *name = jstr_brief(x, u->name);
     if (u->unsafe)
-        jx_fail(x, -EINVAL, "access to attribute '%.100s' of '%s' object is unsafe", u->name, u->owner);
+        jx_fail(x, -EINVAL, "access to attribute '%s' of '%s' object is unsafe", name, u->owner);
     if (u->owner)
-        jx_fail(x, -EINVAL, "'%s object' has no attribute '%.100s'", u->owner, u->name);
-    jx_fail(x, -EINVAL, "'%.100s' is undefined", u->name);
+        jx_fail(x, -EINVAL, "'%s object' has no attribute '%s'", u->owner, name);
+    jx_fail(x, -EINVAL, "'%s' is undefined", name);
 }
 
 const char *jtype(struct jval v)

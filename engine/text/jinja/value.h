@@ -1,5 +1,5 @@
 // Values of the template language: Python's, as far as templates see them. They are immutable but
-// for namespaces, loops, generators, cyclers and joiners. Containers are filled by their maker only.
+// for namespaces, loops, generators, cyclers and joiners. Only its maker fills a container.
 #pragma once
 #include "engine/text/jinja/jx.h"
 
@@ -53,7 +53,7 @@ struct jgen { struct jlist *l; size_t at; };
 struct jcycler { struct jval *v; size_t n, at; };     // a joiner: n = 1, at = 1 after its first use
 
 // Why a value is undefined, for the message when it is used.
-struct jundef { const char *name; const char *owner; bool unsafe; };
+struct jundef { const struct jstr *name; const char *owner; bool unsafe; };
 
 struct jpair { struct jval key, val; uint64_t hash; };
 struct jdict {
@@ -86,11 +86,22 @@ static inline struct jval jbool(bool b) { return (struct jval){ .kind = J_BOOL, 
 static inline struct jval jint(int64_t i) { return (struct jval){ .kind = J_INT, .i = i }; }
 static inline struct jval jfloat(double d) { return (struct jval){ .kind = J_FLOAT, .d = d }; }
 static inline struct jval jstring(struct jstr *s) { return (struct jval){ .kind = J_STR, .s = s }; }
-static inline struct jval jlistval(struct jlist *l) { return (struct jval){ .kind = J_LIST, .l = l }; }
-static inline struct jval jtupleval(struct jlist *l) { return (struct jval){ .kind = J_TUPLE, .l = l }; }
-static inline struct jval jdictval(struct jdict *m) { return (struct jval){ .kind = J_DICT, .m = m }; }
-struct jval jundefined(struct jx *x, const char *name, const char *owner);
-struct jval junsafe(struct jx *x, const char *name, const char *owner);
+static inline struct jval jlistval(struct jlist *l)
+{
+    return (struct jval){ .kind = J_LIST, .l = l };
+}
+static inline struct jval jtupleval(struct jlist *l)
+{
+    return (struct jval){ .kind = J_TUPLE, .l = l };
+}
+static inline struct jval jdictval(struct jdict *m)
+{
+    return (struct jval){ .kind = J_DICT, .m = m };
+}
+// name of an object of type `owner`, or of nothing (NULL).
+struct jval jundefined(struct jx *x, const struct jstr *name, const char *owner);
+struct jval junsafe(struct jx *x, const struct jstr *name, const char *owner);
+struct jval jabsent(struct jx *x, const char *what);    // undefined for another reason
 struct jval jgenerator(struct jx *x, struct jlist *l);
 static inline bool jgiven(struct jval v) { return v.kind != J_MISSING; }
 
@@ -104,7 +115,8 @@ void jlist_add(struct jx *x, struct jlist *l, struct jval v);
 struct jval jpair_tuple(struct jx *x, struct jval a, struct jval b);
 
 struct jdict *jdict_new(struct jx *x);
-// Replaces the value of a key that is there, else adds the pair at the end. The key must be hashable.
+// Replaces the value of a key that is there, else adds the pair at the end. Fails for a key that
+// cannot be hashed.
 void jdict_set(struct jx *x, struct jdict *m, struct jval key, struct jval val);
 // NULL when absent or when the key is not hashable.
 struct jval *jdict_find(struct jx *x, const struct jdict *m, struct jval key);
