@@ -103,9 +103,9 @@ class Shape:
         tied = 'output.weight' not in tensors
         used = [t for n, t in tensors.items() if n != 'token_embd.weight' or tied]
         self.weight_bytes = sum(t['bytes'] for t in used)
-        matrices = [t for t in used if len(t['shape']) == 2]
-        self.multiplications = sum(t['shape'][0] * t['shape'][1] for t in matrices)
-        self.head = tensors['token_embd.weight' if tied else 'output.weight']['shape']
+        matrices = [t for t in used if len(t['dims']) == 2]
+        self.multiplications = sum(t['dims'][0] * t['dims'][1] for t in matrices)
+        self.head = tensors['token_embd.weight' if tied else 'output.weight']['dims']
         meta = found['metadata']
         arch = meta['general.architecture']
         layers, width, heads, kv_heads = (meta[f'{arch}.{k}'] for k in (
