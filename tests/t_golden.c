@@ -15,7 +15,7 @@
 #define GAP_MAX 0.3         // logits between two tokens that the fast path may mistake
 #define SUBSET_MAX 512
 #define TOKENS_MAX 2048
-#define ROWS_MAX 16
+#define ROWS_MAX 64
 #define PROMPTS_MAX 8
 #define NAME_MAX_BYTES 64
 
@@ -269,33 +269,34 @@ static void check_exact(const char *model)
 {
     const struct golden *g = read_golden(model);
     struct engine *e = open_model(g, true);
+    bool good = true;
     for (uint32_t i = 0; i < g->n_prompts; i++) {
         struct comparison c = evaluate(e, g, &g->prompt[i]);
         uint32_t agree = generate(e, &g->prompt[i]);
         print_result("exact", &c, agree);
-        REQUIRE(c.error2 <= EXACT_NMSE_MAX * c.reference2);
-        REQUIRE(c.log_sum_exp_error < 1e-3);
-        REQUIRE_INT(c.n_differing, 0);
-        REQUIRE_INT(agree, g->prompt[i].n_greedy);
+        good &= c.error2 <= EXACT_NMSE_MAX * c.reference2 && c.log_sum_exp_error < 1e-3;
+        good &= c.n_differing == 0 && agree == g->prompt[i].n_greedy;
     }
     engine_close(e);
+    REQUIRE(good);
 }
 
 static void check_fast(const char *model)
 {
     const struct golden *g = read_golden(model);
     struct engine *e = open_model(g, false);
+    bool good = true;
     for (uint32_t i = 0; i < g->n_prompts; i++) {
         const struct golden_prompt *p = &g->prompt[i];
         struct comparison c = evaluate(e, g, p);
         uint32_t agree = generate(e, p);
         print_result("fast", &c, agree);
-        REQUIRE(p->peer_nmse > 0);
-        REQUIRE(c.error2 <= p->peer_nmse * c.reference2);
-        REQUIRE(c.gap_max <= GAP_MAX);
-        REQUIRE(agree == p->n_greedy || (double)p->gap[agree] <= GAP_MAX);
+        good &= p->peer_nmse > 0 && c.error2 <= p->peer_nmse * c.reference2;
+        good &= c.gap_max <= GAP_MAX;
+        good &= agree == p->n_greedy || (double)p->gap[agree] <= GAP_MAX;
     }
     engine_close(e);
+    REQUIRE(good);
 }
 
 TEST(smollm2_exact)      { check_exact("smollm2"); }
