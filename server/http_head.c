@@ -52,6 +52,8 @@ static int take_length(struct http_head *h, const char *p, size_t n, struct faul
     }
     if (!n)
         return bad(f, "Content-Length is no number");
+    if (v > HEAD_LENGTH_MAX)            // libmicrohttpd would refuse it in HTML
+        return fault_set(f, ERROR_body_too_large, NULL, "The body is too large.");
     h->has_length = true;
     h->length_bytes = v;
     return 0;

@@ -13,6 +13,7 @@
 #define HEAD_BYTES_MAX ((size_t)16 << 10)
 #define HEAD_TARGET_MAX ((size_t)8 << 10)
 #define HEAD_FIELDS_MAX 100
+#define HEAD_LENGTH_MAX ((uint64_t)1 << 60)     // of a body, whatever the route allows
 
 struct http_head {
     size_t   n_bytes;                   // with the empty line

@@ -38,11 +38,14 @@ TEST(takes)
 TEST(reads_the_length)
 {
     static const char text[] = "POST / HTTP/1.1\r\n" HOST
+                               "Content-Length: 1152921504606846976\r\n\r\n";
+    static const char more[] = "POST / HTTP/1.1\r\n" HOST
                                "Content-Length: 18446744073709551615\r\n\r\n";
     struct http_head h;
     enum api_error e;
     REQUIRE(parse(text, strlen(text), &e, &h) == 1);
-    REQUIRE(h.has_length && h.length_bytes == UINT64_MAX);
+    REQUIRE(h.has_length && h.length_bytes == HEAD_LENGTH_MAX);
+    REQUIRE(parse(more, strlen(more), &e, &h) == -1 && e == ERROR_body_too_large);
 }
 
 TEST(refuses)
