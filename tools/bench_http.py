@@ -81,7 +81,7 @@ def run(args):
     url = urlparse(args.url)
     address = (url.hostname, url.port or 80)
     body = json.dumps({'prompt': 'Once upon a time', 'max_tokens': args.tokens, 'stream': True,
-                       'temperature': 0, 'ignore_eos': True, 'logprobs': 0,
+                       'temperature': 0, 'ignore_eos': True,
                        'stream_options': {'include_usage': True}}).encode()
     poll, streams, running = selectors.DefaultSelector(), [], 0
     began = time.monotonic()
@@ -114,12 +114,13 @@ def main():
     lost = sum(s.usage['completion_tokens'] - s.tokens for s in streams if s.usage)
     gaps = sorted(b - a for s in streams for a, b in zip(s.times, s.times[1:]))
     first = sorted(s.times[0] - s.start for s in streams if s.times)
-    spans = [(len(s.times) - 1) / (s.times[-1] - s.times[0]) for s in streams if len(s.times) > 1]
+    rates = sorted((len(s.times) - 1) / (s.times[-1] - s.times[0]) for s in streams
+                   if len(s.times) > 1 and s.times[-1] > s.times[0])
     print(json.dumps({
         'streams': len(streams), 'seconds': round(took, 2),
         'events': sum(s.tokens for s in streams), 'lost_events': lost,
         'problems': len(problems), 'first_problem': problems[0] if problems else None,
-        'tokens_per_s_each': round(min(spans), 2) if spans else None,
+        'tokens_per_s_each': {'least': quantile(rates, 0), 'median': quantile(rates, 0.5)},
         'first_token_s': {q: quantile(first, q) for q in (0.5, 0.99)},
         'gap_s': {q: quantile(gaps, q) for q in (0.5, 0.99, 0.999)},
         'gap_max_s': round(gaps[-1], 4) if gaps else None,

@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+# godwitd as a service: what it tells the service manager, sockets it is handed, signals, exit
+# statuses, and what it refuses to start with.
+#
+# usage: tests/http_daemon.py GODWITD [CASE]
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from http_util import Checks, Daemon, check_error, need_model, request_bytes
+
+case = Checks()
+GODWITD = os.environ.get('GODWITD') or sys.argv[1]
+
+
+def run(*args, timeout_s=60):
+    r = subprocess.run([GODWITD, *args], capture_output=True, text=True, timeout=timeout_s)
+    return r.returncode, r.stdout, r.stderr
+
+
+class Manager:
+    """The socket of a service manager."""
+
+    def __enter__(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = self.folder.name + '/notify'
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+        self.folder.cleanup()
+
+    def wait(self, text, timeout_s=30):
+        """All messages up to one that has this text."""
+        seen = []
+        self.socket.settimeout(timeout_s)
+        while not any(text in m for m in seen):
+            seen.append(self.socket.recv(4096).decode())
+        return seen
+
+
+@case
+def refuses_to_start():
+    model = need_model()
+    for args, word in (
+            ([], 'model'), (['--nope'], '--nope'), (['--model', '/nowhere.gguf'], 'nowhere'),
+            (['--model', GODWITD], 'GGUF'), (['--model', model, '--device', 'abacus'], 'abacus'),
+            (['--model', model, '--attention', 'magic'], 'magic'),
+            (['--model', model, '--listen', '127.0.0.1'], '127.0.0.1'),
+            (['--model', model, '--listen', '0.0.0.0:0'], 'api-key-file'),
+            (['--model', model, '--api-key-file', '/nowhere'], 'nowhere'),
+            (['--model', 'a=' + model, '--model', 'a=' + model], 'twice'),
+            (['--model', model, '--model-alias', 'x=y'], 'model-alias')):
+        more = [] if '--listen' in args else ['--listen', '127.0.0.1:0']
+        status, out, err = run('--admin', '127.0.0.1:0', *more, *args)
+        last = err.strip().split('\n')[-1]
+        assert status == 78 and word in last and not out, (args, status, err)
+        assert sum(' error ' in line for line in err.split('\n')) == 1, err
+
+
+@case
+def help_and_version():
+    status, out, err = run('--help')
+    assert status == 0 and '--model' in out and '--drain-timeout-s' in out and not err
+    assert run('--version')[0] == 0
+
+
+@case
+def public_with_permission():
+    with Daemon('--listen', '0.0.0.0:0', '--allow-public') as d:
+        assert d.get('/health')[0] == 200
+        # Whoever listens in public has other names than this machine's own.
+        assert d.request('GET', '/health', headers={'Host': 'llm.example'})[0] == 200
+
+
+@case
+def configuration_file():
+    with tempfile.NamedTemporaryFile('w', suffix='.conf') as f:
+        f.write('model-alias = *\nbody-max-bytes = 4K\n')
+        f.flush()
+        with Daemon('--config', f.name) as d:
+            assert d.chat('hi', model='whatever')[0] == 200
+            status, got = d.chat('x' * 5000)
+            check_error(status, got, 413)
+
+
+@case
+def tells_the_manager():
+    with Manager() as m:
+        env = {'NOTIFY_SOCKET': m.path, 'WATCHDOG_USEC': '2000000'}
+        d = Daemon(env=env)
+        m.wait('READY=1')
+        m.wait('WATCHDOG=1')
+        m.wait('WATCHDOG=1')            # also while nobody asks
+        d.process.terminate()
+        m.wait('STOPPING=1')
+        assert d.process.wait(20) == 0
+
+
+@case
+def a_stopped_engine_feeds_no_watchdog():
+    with Manager() as m, Daemon(env={'NOTIFY_SOCKET': m.path, 'WATCHDOG_USEC': '2000000'}) as d:
+        m.wait('WATCHDOG=1')
+        d.process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        m.socket.setblocking(False)
+        try:
+            while m.socket.recv(4096):
+                pass
+        except BlockingIOError:
+            pass
+        d.process.send_signal(signal.SIGCONT)
+        m.wait('WATCHDOG=1')
+
+
+@case
+def takes_sockets():
+    """The protocol of socket activation: descriptors from 3 on, named in the environment."""
+    api, admin = socket.create_server(('127.0.0.1', 0)), socket.create_server(('127.0.0.1', 0))
+    ports = api.getsockname()[1], admin.getsockname()[1]
+
+    def adopt():
+        fds = os.dup(api.fileno()), os.dup(admin.fileno())
+        os.dup2(fds[0], 3)
+        os.dup2(fds[1], 4)
+        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES='main:admin')
+        os.execv(GODWITD, [GODWITD, '--model', 'a=' + need_model(), '--device', 'null'])
+    pid = os.fork()
+    if pid == 0:
+        adopt()
+    for port in ports:                  # the kernel queues what comes before the daemon is up
+        with socket.create_connection(('127.0.0.1', port)) as s:
+            s.settimeout(30)
+            s.sendall(request_bytes('GET', '/health'))
+            assert s.recv(20).startswith(b'HTTP/1.1 ')
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@case
+def loading_is_not_ready():
+    with Manager() as m:
+        d = Daemon(env={'NOTIFY_SOCKET': m.path}, wait=False)
+        status, text = d.get('/ready', port=d.admin)
+        if status != 200:               # else it was faster than we
+            assert json.loads(text) == {'ready': False} and status == 503
+        m.wait('READY=1')
+        assert d.get('/ready', port=d.admin)[0] == 200
+        assert d.stop() == 0
+
+
+@case
+def signals():
+    with Daemon() as d:
+        for s in (signal.SIGPIPE, signal.SIGHUP):
+            d.process.send_signal(s)
+        time.sleep(0.3)
+        assert d.get('/health')[0] == 200
+    assert d.stop(signal.SIGINT) == 0
+
+
+@case
+def second_signal_ends_at_once():
+    with Daemon('--drain-timeout-s', '60', device='cpu') as d:
+        s = d.connect()
+        body = json.dumps({'prompt': 'One', 'max_tokens': 8000, 'stream': True,
+                           'ignore_eos': True}).encode()
+        s.sendall(request_bytes('POST', '/v1/completions', body))
+        s.recv(100)
+        d.process.terminate()
+        d._wait_log('draining')
+        start = time.monotonic()
+        d.process.terminate()
+        assert d.process.wait(20) == 0 and time.monotonic() - start < 10
+
+
+def main():
+    case.run()
+    case.finish()
+
+
+main()
