@@ -166,18 +166,21 @@ static void quantise(float *x, size_t n)
     }
 }
 
-// Sum of squared errors of y (n_rows, n_out) over the sum of squares of w x, computed in double.
+// Sum of squared errors of y (n_rows, n_out) against products in double, over the sum of squares of
+// all terms, which unlike that of the products cannot be small by chance.
 static double nmse(const struct matrix *a, const float *x, const float *y, uint32_t n_rows)
 {
     double err = 0, all = 0;
     for (uint32_t r = 0; r < n_rows; r++) {
         for (uint32_t o = 0; o < a->n_out; o++) {
             double s = 0;
-            for (uint32_t k = 0; k < a->n_in; k++)
-                s += (double)a->w[(size_t)o * a->n_in + k] * x[(size_t)r * a->n_in + k];
-            double d = s - y[(size_t)r * a->n_out + o];
-            err += d * d;
-            all += s * s;
+            for (uint32_t k = 0; k < a->n_in; k++) {
+                double d = (double)a->w[(size_t)o * a->n_in + k] * x[(size_t)r * a->n_in + k];
+                s += d;
+                all += d * d;
+            }
+            s -= y[(size_t)r * a->n_out + o];
+            err += s * s;
         }
     }
     return err / all;
