@@ -252,6 +252,7 @@ static bool same(const struct answer *a, const struct answer *b)
 enum { N_MANY = 64, PROMPT_MAX = 400 };
 
 struct many {
+    uint32_t       n;
     int32_t        prompt[N_MANY][PROMPT_MAX];
     struct request request[N_MANY];
     struct answer  alone[N_MANY];
@@ -260,10 +261,11 @@ static struct many many;
 static struct answer answer, other;
 
 // Requests of all kinds; every fourth shares its beginning with the one before.
-static void make_many(uint32_t n_max, uint32_t max_tokens)
+static void make_many(uint32_t n_requests, uint32_t n_max, uint32_t max_tokens)
 {
     uint64_t s = 12345;
-    for (uint32_t i = 0; i < N_MANY; i++) {
+    many.n = n_requests;
+    for (uint32_t i = 0; i < many.n; i++) {
         uint32_t n = 1 + (uint32_t)(rng_next(&s) % n_max);
         for (uint32_t j = 0; j < n_max; j++)
             many.prompt[i][j] = (int32_t)(1000 + rng_next(&s) % 20000);
@@ -284,7 +286,7 @@ static void make_many(uint32_t n_max, uint32_t max_tokens)
 static void ask_each_alone(const char *device)
 {
     struct engine *e = open_engine(device, (struct engine_params){.prefix_cache = 1, .threads = 1});
-    for (uint32_t i = 0; i < N_MANY; i++)
+    for (uint32_t i = 0; i < many.n; i++)
         ask(e, &many.request[i], &many.alone[i]);
     engine_close(e);
 }
@@ -293,13 +295,13 @@ static void ask_each_alone(const char *device)
 static void ask_all_together(struct engine *e, bool cancel_some)
 {
     static struct stream *s[N_MANY], *doomed[N_MANY];
-    for (uint32_t i = 0; i < N_MANY; i++) {
+    for (uint32_t i = 0; i < many.n; i++) {
         doomed[i] = cancel_some && i % 3 == 0 ? submit(e, &many.request[i]) : NULL;
         s[i] = submit(e, &many.request[i]);
         if (doomed[i] && i % 2)
             stream_cancel(doomed[i]);
     }
-    for (uint32_t i = 0; i < N_MANY; i++) {
+    for (uint32_t i = 0; i < many.n; i++) {
         if (doomed[i])
             stream_close(doomed[i]);
         collect(s[i], &answer);
@@ -320,19 +322,22 @@ static void require_idle(struct engine *e)
     REQUIRE_INT(st.kv_blocks_used, 0);
 }
 
-static void same_alone_and_together(const char *device, uint32_t n_prompt, uint32_t max_tokens,
-                                    uint64_t small_pool_blocks)
+static void same_together(const char *device, uint32_t threads)
 {
-    make_many(n_prompt, max_tokens);
-    ask_each_alone(device);
-    struct engine *e = open_engine(device, (struct engine_params){0});
+    struct engine *e = open_engine(device, (struct engine_params){.threads = threads});
     ask_all_together(e, false);
     ask_all_together(e, true);          // and now from the cache
     require_idle(e);
+    engine_close(e);
+}
+
+static void same_in_a_tight_pool(const char *device, uint64_t n_blocks)
+{
+    struct engine *e = open_engine(device, (struct engine_params){.ctx_tokens = 64});
     uint64_t block = engine_info(e)->kv_block_bytes;
     engine_close(e);
     e = open_engine(device, (struct engine_params){
-        .kv_memory_bytes = small_pool_blocks * block, .ctx_tokens = 2048, .max_step_ms = 20});
+        .kv_memory_bytes = n_blocks * block, .ctx_tokens = 2048, .max_step_ms = 20});
     ask_all_together(e, true);
     struct engine_stats st;
     engine_stats(e, &st);
@@ -341,7 +346,23 @@ static void same_alone_and_together(const char *device, uint32_t n_prompt, uint3
     engine_close(e);
 }
 
-TEST(null_same_alone_and_together) { same_alone_and_together("null", 300, 40, 8); }
+TEST(null_same_alone_and_together)
+{
+    make_many(N_MANY, 300, 24);
+    ask_each_alone("null");
+    same_together("null", 0);
+    same_in_a_tight_pool("null", 8);
+}
+
+// Here the KV counts: blocks that are shared, reused, computed again or in other chunks, by another
+// number of threads, give the same text.
+TEST(cpu_same_alone_and_together)
+{
+    make_many(16, 80, 8);
+    ask_each_alone("cpu");
+    same_together("cpu", 2);
+    same_in_a_tight_pool("cpu", 3);
+}
 
 TEST(answer_adds_up)
 {
