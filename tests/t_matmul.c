@@ -1,5 +1,6 @@
-// Matrix kernels of the CPU: every weight format, against double precision, with every set of kernels
-// that this processor has; and bit by bit the same result however rows and panels are divided.
+// Matrix kernels of the CPU: every weight format, against double precision, with every set of
+// kernels that this processor has; and bit by bit the same result however rows and panels are
+// divided.
 #include "tests/test.h"
 #include <errno.h>
 #include <math.h>
@@ -153,16 +154,18 @@ static void release(uint8_t *act, uint32_t n_rows, uint32_t n_in, bool exact)
     guarded_free(act, n_rows * cpu_act_bytes(n_in, exact));
 }
 
-// What 8-bit groups make of x, by the definition: nearest even of x * (127 / amax), times amax / 127.
+// What 8-bit groups make of a row, by the definition: nearest even of x * (127 / amax), times
+// amax / 127.
 static void quantise(float *x, size_t n)
 {
     for (size_t g = 0; g < n; g += 32) {
         float amax = 0;
-        for (size_t i = 0; i < 32; i++)
-            amax = fmaxf(amax, fabsf(x[g + i]));
+        size_t end = MIN(g + 32, n);
+        for (size_t i = g; i < end; i++)
+            amax = fmaxf(amax, fabsf(x[i]));
         float inverse = amax > 0 ? 127 / amax : 0, scale = amax / 127;
-        for (size_t i = 0; i < 32; i++)
-            x[g + i] = rintf(x[g + i] * inverse) * scale;
+        for (size_t i = g; i < end; i++)
+            x[i] = rintf(x[i] * inverse) * scale;
     }
 }
 
@@ -188,7 +191,8 @@ static double nmse(const struct matrix *a, const float *x, const float *y, uint3
 
 static void multiply(const struct matrix *a, const uint8_t *act, uint32_t n_rows, float *y)
 {
-    struct cpu_mul p = { .act = act, .n_rows = n_rows, .dst = y, .dst_stride = a->n_out, .scale = 1 };
+    struct cpu_mul p = { .act = act, .n_rows = n_rows, .dst = y, .dst_stride = a->n_out,
+                         .scale = 1 };
     cpu_mat_mul(&a->m, 0, a->m.n_panels, &p);
 }
 
@@ -219,7 +223,8 @@ static void check_errors(const struct quant *q, bool exact)
             TEST_FAIL("%s %s %u x %u, %u rows: NMSE %g", cpu_kernels_name(), q->name, a.n_out, n_in,
                       n_rows, e);
         if (!a.m.exact) {
-            quantise(x, (size_t)n_rows * n_in);
+            for (uint32_t r = 0; r < n_rows; r++)
+                quantise(x + (size_t)r * n_in, n_in);
             e = nmse(&a, x, y, n_rows);
             if (!(e < 1e-12))
                 TEST_FAIL("%s %s %u x %u, %u rows: NMSE %g of quantised operands",

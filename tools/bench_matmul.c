@@ -102,7 +102,8 @@ static void run_mul(const struct set *s, uint32_t thread, uint32_t n_threads)
         const struct cpu_mat *m = &s->m[i];
         struct cpu_mul p = { .act = s->act, .n_rows = s->n_rows, .dst = s->dst,
                              .dst_stride = m->n_out, .scale = 1 };
-        cpu_mat_mul(m, m->n_panels * thread / n_threads, m->n_panels * (thread + 1) / n_threads, &p);
+        cpu_mat_mul(m, m->n_panels * thread / n_threads,
+                    m->n_panels * (thread + 1) / n_threads, &p);
     }
 }
 
@@ -180,7 +181,8 @@ static void bench(const struct quant *q, uint32_t n_in, uint32_t n_out, double h
         few.n_rows = 16;
         double sixteen_s = seconds(run_mul, &few, threads) / few.n;
         double gmacs = (double)n * 1e-9;
-        printf("%-5s %5u x %-6u %6.3f %2u  %5.1f %5.1f %4.0f%% %5.1f  %6.1f %6.1f %4.0f%%  %5.2f %5.2f\n",
+        printf("%-5s %5u x %-6u %6.3f %2u  %5.1f %5.1f %4.0f%% %5.1f  %6.1f %6.1f %4.0f%%  "
+               "%5.2f %5.2f\n",
                q->name, n_in, n_out, packed * 8 / (double)n, threads,
                packed / read_s * 1e-9, packed / one_s * 1e-9, 100 * read_s / one_s,
                packed / four_s * 1e-9,
@@ -212,7 +214,8 @@ int main(int argc, char **argv)
     double hz = clock_hz();
     printf("%s, %.2f GHz\n"
            "                   bits/       GB/s                   GMAC/s               Gweight/s\n"
-           "format in x out    weight thr  read 1 row       4     16 rows   512  peak   pack GB/s prep\n",
+           "format in x out    weight thr  read 1 row       4     16 rows   512  peak   "
+           "pack GB/s prep\n",
            cpu_kernels_name(), hz * 1e-9);
     bool all = i == argc;
     for (size_t k = 0; k < (all ? ARRAY_LEN(usual) : (size_t)(argc - i)); k++) {

@@ -55,21 +55,21 @@ enum cpu_layout cpu_layout_of(const struct quant *q, bool exact)
 {
     // A format that is not here runs as decoded float32.
     static const struct { enum quant_id id; enum cpu_layout layout; } table[] = {
-        { QUANT_f16,  LAYOUT_F16 },     { QUANT_bf16, LAYOUT_BF16 },
+        { QUANT_f16,  LAYOUT_F16 },     { QUANT_bf16, LAYOUT_BF16 },    // exact as they are
         { QUANT_q4_0, LAYOUT_4 },       { QUANT_q4_1, LAYOUT_4_MIN },
         { QUANT_q5_0, LAYOUT_5 },       { QUANT_q5_1, LAYOUT_5_MIN },
         { QUANT_q8_0, LAYOUT_8 },       { QUANT_q4_k, LAYOUT_4_SUPER },
         { QUANT_q5_k, LAYOUT_5_SUPER }, { QUANT_q6_k, LAYOUT_6_SUPER },
     };
-    for (size_t i = 0; i < ARRAY_LEN(table) && !exact; i++)
-        if (q == &quants[table[i].id])
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (q == &quants[table[i].id] && (!exact || cpu_is_float(table[i].layout)))
             return table[i].layout;
     return LAYOUT_F32;
 }
 
 // Matrices map their memory: neighbouring maps become one area, which the kernel fills with huge
-// pages even where each matrix is smaller than one. A matrix is read once per step from end to end, so
-// that address translation would cost several percent of memory speed.
+// pages even where each matrix is smaller than one. A matrix is read once per step from end to end,
+// so that address translation would cost several percent of memory speed.
 static void *panel_alloc(size_t bytes)
 {
     if (bytes < MAP_MIN)
@@ -101,7 +101,7 @@ int cpu_mat_init(struct cpu_mat *m, const struct tensor *t, bool exact, struct e
     struct cpu_mat r = {
         .t = t, .n_out = (uint32_t)n_out, .n_in = (uint32_t)n_in,
         .panel_rows = k->panel_rows, .n_panels = (uint32_t)DIV_UP(n_out, k->panel_rows),
-        .exact = cpu_is_float(l), .layout = l, .kernel = &k->mat[l],
+        .exact = exact, .layout = l, .kernel = &k->mat[l],
     };
     size_t n_blocks = DIV_UP(n_in, (size_t)GROUP * cpu_shapes[l].groups), bytes;
     r.panel_bytes = n_blocks * cpu_block_bytes(l, k->panel_rows);
@@ -139,9 +139,14 @@ void cpu_act_prepare(const float *src, uint32_t n_in, bool exact, void *dst)
     if (exact) {
         memcpy(dst, src, n_in * sizeof(*src));
         memset((float *)dst + n_in, 0, cpu_act_bytes(n_in, true) - n_in * sizeof(*src));
-    } else {
-        assert(n_in % GROUP == 0);
-        kernels()->act_prepare(src, n_in / GROUP, dst);
+        return;
+    }
+    uint32_t n = n_in / GROUP, rest = n_in % GROUP;
+    kernels()->act_prepare(src, n, dst);
+    if (rest) {                             // of float formats, which have no blocks
+        float last[GROUP] = { 0 };
+        memcpy(last, src + n * GROUP, rest * sizeof(*src));
+        kernels()->act_prepare(last, 1, (struct act_group *)dst + n);
     }
 }
 
@@ -176,7 +181,7 @@ static void store_rows(const struct cpu_mat *m, struct cpu_mul p, uint32_t panel
 
 static struct act_rows act_rows(const struct cpu_mat *m, const struct cpu_mul *p)
 {
-    return (struct act_rows){ p->act, cpu_act_bytes(m->n_in, m->exact) };
+    return (struct act_rows){ p->act, cpu_act_bytes(m->n_in, m->exact), m->exact };
 }
 
 static const uint8_t *panel_at(const struct cpu_mat *m, uint32_t panel)
@@ -218,7 +223,8 @@ static void mul_block(const struct cpu_mat *m, uint32_t panel, uint32_t n_panels
         struct act_rows a = act_rows(m, p);
         a.p += row0 * a.stride + g * cpu_act_group_bytes(m->exact);
         for (uint32_t row = row0; row < row1; row += TILE_ROWS, a.p += TILE_ROWS * a.stride)
-            k->tile(scratch, n, n_panels, a, MIN(TILE_ROWS, row1 - row), acc + (row - row0) * width);
+            k->tile(scratch, n, n_panels, a, MIN(TILE_ROWS, row1 - row),
+                    acc + (row - row0) * width);
     }
 }
 

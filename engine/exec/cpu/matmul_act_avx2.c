@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include "engine/exec/cpu/matmul_impl.h"
 
-// The largest of all lanes, as bits: for magnitudes integer order is float order, and NaN is largest.
+// The largest of all lanes, as bits: for magnitudes integer order is float order, with NaN on top.
 static inline int32_t max_bits(__m256i x)
 {
     __m128i m = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));

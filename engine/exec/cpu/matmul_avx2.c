@@ -2,8 +2,8 @@
 //
 // Weights (unsigned bytes) meet broadcast activations (signed bytes) in vpmaddubsw; its 16-bit sums
 // are collected as long as they cannot overflow, and only then widened to 32 bits, made float and
-// scaled. Formats without a min start these sums at -offset * sum(activations), so that 16 bits hold
-// a whole group although single products are not centred (wrap-around on the way does no harm).
+// scaled. Formats without a min start these sums at -offset * sum(activations), so that 16 bits
+// hold a whole group although single products are not centred; wrap-around on the way does no harm.
 // 8-bit weights are two 4-bit ones: two products of 8 bits would already fill 16.
 #include <cpuid.h>
 #include <immintrin.h>
@@ -125,8 +125,8 @@ INLINE __m256i pairs_to_32(__m256i x)
     return _mm256_madd_epi16(x, _mm256_set1_epi16(1));
 }
 
-// s += d. In assembly because compilers, when they see all additions of a tile, put most of them off
-// and spill the products until then.
+// s += d. In assembly because compilers, when they see all additions of a tile, put most of them
+// off and spill the products until then.
 INLINE void add16(__m256i *s, __m256i d)
 {
     __asm__("vpaddw %1, %0, %0" : "+x"(*s) : "x"(d));
@@ -154,7 +154,7 @@ INLINE void sums16(const struct operands *o, enum part part, int j0, int n, bool
     }
 }
 
-// -offset * sum of activations, spread over the lanes as vpmaddubsw will; which: see act_group.neg16.
+// -offset * sum of activations, spread over lanes as vpmaddubsw will; which: see act_group.neg16.
 INLINE void start16(const struct operands *o, int which, int shift, sums s)
 {
     for (int r = 0; r < o->n_r; r++) {

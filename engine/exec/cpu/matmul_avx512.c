@@ -1,7 +1,7 @@
 // Matrix kernels for AVX-512 with VNNI: panels of 16 outputs, one register lane each.
 //
-// vpdpbusd adds four products of unsigned weights and signed activations to a 32-bit sum, which holds
-// any group. Formats without a min start it at -offset * sum(activations), which is exact.
+// vpdpbusd adds four products of unsigned weights and signed activations to a 32-bit sum, which
+// holds any group. Formats without a min start it at -offset * sum(activations), which is exact.
 #include <immintrin.h>
 #include "engine/exec/cpu/matmul_impl.h"
 

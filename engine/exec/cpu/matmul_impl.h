@@ -1,5 +1,5 @@
-// What the files of the matrix kernels share: the layouts of panels and activations, and the table of
-// functions that one instruction set provides.
+// What the files of the matrix kernels share: the layouts of panels and activations, and the table
+// of functions that one instruction set provides.
 //
 // A panel is blocks of consecutive inputs, each a header (scales) and then its groups of 32 inputs:
 //
@@ -12,8 +12,8 @@
 //     8         1       f16 scale                                                    8.5
 //     f16 bf16 f32   1  none
 //
-// Integers of a group are eight vectors v[j] of PR * 4 bytes, v[j][r * 4 + i] = q[row r][4 * j + i],
-// so that four activations, broadcast, meet four weights of every row in one multiply-add. Stored:
+// Integers of a group are eight vectors v[j] of PR * 4 bytes, v[j][4r + i] = q[row r][4j + i], so
+// that four activations, broadcast, meet four weights of every row in one multiply-add. Stored:
 //
 //     nibbles (4, PR * 4)   byte b of vector j = v[j][b] & 15 | (v[j + 4][b] & 15) << 4
 //     5 bits: (1, PR * 4)   bit j of byte b    = v[j][b] >> 4
@@ -104,10 +104,22 @@ static inline size_t cpu_act_group_bytes(bool exact)
     return exact ? GROUP * sizeof(float) : sizeof(struct act_group);
 }
 
-// Rows of activations from a certain group on.
+// Floats of a group of an activation row; x is room for them.
+static inline const float *act_floats(const uint8_t *group, bool exact, float x[GROUP])
+{
+    if (exact)
+        return (const float *)(const void *)group;
+    const struct act_group *a = (const void *)group;
+    for (uint32_t k = 0; k < GROUP; k++)
+        x[k] = a->q[k] * a->scale;
+    return x;
+}
+
+// Rows of activations from a certain group on. Integer weights never meet exact ones.
 struct act_rows {
     const uint8_t *p;
     size_t         stride;      // bytes from row to row
+    bool           exact;       // float32, else struct act_group
 };
 
 // What one instruction set does for one layout. acc is (n_rows, n_panels * panel_rows); every

@@ -1,7 +1,7 @@
 // Packing: rows of a tensor in its file's format -> panels (layouts in matmul_impl.h).
 //
-// Integers come from the format's own quant_ints.decode, 256 inputs of a row at a time; here they are
-// only rearranged. Scales are copied from the blocks as they are there, half floats and small
+// Integers come from the format's own quant_ints.decode, 256 inputs of a row at a time; here they
+// are only rearranged. Scales are copied from the blocks as they are there, half floats and small
 // integers, so that a panel is hardly wider than the file.
 #include <string.h>
 #include "base/base.h"
@@ -52,8 +52,8 @@ static void put16(uint8_t *dst, uint16_t v)
     memcpy(dst, &v, sizeof(v));
 }
 
-// q4_0, q4_1, q5_0, q5_1, q8_0: a block is a group and begins with f16 scale and, if it has one, f16
-// min.
+// q4_0, q4_1, q5_0, q5_1, q8_0: a block is a group and begins with f16 scale and, if it has one,
+// f16 min.
 static uint8_t *put_scales(const struct chunk *c, uint32_t pr, uint32_t g, bool has_min,
                            uint8_t *dst)
 {
@@ -67,9 +67,9 @@ static uint8_t *put_scales(const struct chunk *c, uint32_t pr, uint32_t g, bool 
     return dst + pr * (has_min ? 4 : 2);
 }
 
-// The 6-bit scale and min of group g in the 12 bytes of a q4_k or q5_k block: four of each in the low
-// bits of bytes 0..3 and 4..7; of the other four the low nibbles in bytes 8..11 and the high two bits
-// on top of bytes 0..7.
+// The 6-bit scale and min of group g in the 12 bytes of a q4_k or q5_k block: four of each in the
+// low bits of bytes 0..3 and 4..7; of the other four the low nibbles in bytes 8..11 and the high
+// two bits on top of bytes 0..7.
 static void scale_min_k(const uint8_t *s, uint32_t g, uint8_t *scale, uint8_t *min)
 {
     if (g < 4) {

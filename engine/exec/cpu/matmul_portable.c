@@ -129,11 +129,13 @@ static void direct(enum cpu_layout l, const uint8_t *panel, uint32_t n_groups, s
         if (!cpu_is_float(l))
             unpack(l, panel, g, &e);
         for (uint32_t r = 0; r < n_rows; r++) {
-            const uint8_t *x = a.p + r * a.stride + g * cpu_act_group_bytes(cpu_is_float(l));
+            const uint8_t *x = a.p + r * a.stride + g * cpu_act_group_bytes(a.exact);
+            float room[GROUP];
             if (!cpu_is_float(l))
                 group_ints(&e, (const void *)x, acc + r * PR);
             else
-                group_floats(l, panel + g * cpu_group_bytes(l, PR), (const void *)x, acc + r * PR);
+                group_floats(l, panel + g * cpu_group_bytes(l, PR), act_floats(x, a.exact, room),
+                             acc + r * PR);
         }
     }
 }

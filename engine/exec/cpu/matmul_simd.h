@@ -1,11 +1,11 @@
-// The loops around the arithmetic of one set of SIMD kernels, included twice by its file: first for the
-// declarations, which need PR (panel rows) and vfloat (a vector of PR floats), then, with KERNELS_BODY
-// defined, for the functions, which need
+// The loops around the arithmetic of one set of SIMD kernels, included twice by its file: first for
+// the declarations, which need PR (panel rows) and vfloat (a vector of PR floats), then, with
+// KERNELS_BODY defined, for the functions, which need
 //     unpack       a group of a panel of integers -> struct ints
 //     group_ints   acc += products of a group of integers
 //     load_float   PR weights of one input as floats
 //     fma_float    w * x + sum
-// Everything is inlined into one function per layout and tile, with n_p, n_r and the layout constant.
+// Everything is inlined into one function per layout and tile, with layout, n_p and n_r constant.
 #ifndef KERNELS_BODY
 
 #define INLINE static inline __attribute__((always_inline))
@@ -86,11 +86,15 @@ INLINE void direct_ints(enum cpu_layout l, const uint8_t *panel, uint32_t n_grou
 }
 
 // A group of float weights is summed by itself, then added, which keeps rounding errors small.
-INLINE void group_floats(enum cpu_layout l, const uint8_t *w, size_t panel_stride, struct act_rows a,
-                         const struct operands *o, accumulators acc)
+INLINE void group_floats(enum cpu_layout l, const uint8_t *w, size_t panel_stride,
+                         struct act_rows a, const struct operands *o, accumulators acc)
 {
     size_t step = cpu_group_bytes(l, PR) / GROUP;
+    float room[TILE_ROWS][GROUP] __attribute__((aligned(64)));
+    const float *x[TILE_ROWS];
     accumulators s;
+    for (int r = 0; r < o->n_r; r++)
+        x[r] = act_floats(a.p + r * a.stride, a.exact, room[r]);
     EACH(o, p, r)
         s[p][r] = (vfloat){ 0 };
 #pragma GCC unroll 8
@@ -99,8 +103,7 @@ INLINE void group_floats(enum cpu_layout l, const uint8_t *w, size_t panel_strid
         for (int p = 0; p < o->n_p; p++)
             wk[p] = load_float(l, w + p * panel_stride + k * step);
         EACH(o, p, r)
-            s[p][r] = fma_float(wk[p], ((const float *)(const void *)(a.p + r * a.stride))[k],
-                                s[p][r]);
+            s[p][r] = fma_float(wk[p], x[r][k], s[p][r]);
     }
     EACH(o, p, r)
         acc[p][r] += s[p][r];
@@ -110,10 +113,11 @@ INLINE void tile_floats(const uint8_t *w, uint32_t n_groups, struct act_rows a, 
                         float *dst)
 {
     const size_t panel_stride = cpu_group_bytes(LAYOUT_F32, PR);
+    size_t group_bytes = cpu_act_group_bytes(a.exact);
     struct operands o = { .n_p = n_p, .n_r = n_r };
     accumulators acc;
     load_acc(dst, &o, acc);
-    for (uint32_t g = 0; g < n_groups; g++, w += n_p * panel_stride, a.p += GROUP * sizeof(float))
+    for (uint32_t g = 0; g < n_groups; g++, w += n_p * panel_stride, a.p += group_bytes)
         group_floats(LAYOUT_F32, w, panel_stride, a, &o, acc);
     store_acc(dst, &o, acc);
 }
@@ -122,10 +126,11 @@ INLINE void direct_floats(enum cpu_layout l, const uint8_t *panel, uint32_t n_gr
                           struct act_rows a, int n_r, float *dst)
 {
     const size_t step = cpu_group_bytes(l, PR);
+    size_t group_bytes = cpu_act_group_bytes(a.exact);
     struct operands o = { .n_p = 1, .n_r = n_r };
     accumulators acc;
     load_acc(dst, &o, acc);
-    for (uint32_t g = 0; g < n_groups; g++, panel += step, a.p += GROUP * sizeof(float)) {
+    for (uint32_t g = 0; g < n_groups; g++, panel += step, a.p += group_bytes) {
         fetch_ahead(panel, step);
         group_floats(l, panel, 0, a, &o, acc);
     }
