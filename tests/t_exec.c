@@ -479,7 +479,7 @@ TEST(attention_kv_types)
     for (int k = 0; k < KV_TYPE_COUNT; k++)
         for (int v = 0; v < KV_TYPE_COUNT; v++) {
             struct attn_case c = {
-                .heads = 6, .kv_heads = 2, .dim = k == KV_F16 ? 96 : 64, .n = 330,
+                .heads = 3, .kv_heads = 1, .dim = k == KV_F16 ? 96 : 64, .n = 270,
                 .k_type = (enum kv_type)k, .v_type = (enum kv_type)v,
             };
             check_attention(&c);
@@ -497,9 +497,9 @@ TEST(attention_softcap)
 // The layer's window and the request's, with edges on and off block ends.
 TEST(attention_windows)
 {
-    static const uint32_t windows[] = { 1, 63, 64, 65, 100, 512 };
+    static const uint32_t windows[] = { 1, 63, 64, 65, 100, 264 };
     for (size_t i = 0; i < ARRAY_LEN(windows); i++) {
-        struct attn_case c = { .heads = 2, .kv_heads = 1, .dim = 64, .n = 350 };
+        struct attn_case c = { .heads = 2, .kv_heads = 1, .dim = 16, .n = 270 };
         c.window = windows[i];
         check_attention(&c);
         // A layer's own window is not the request's to change.
@@ -513,10 +513,10 @@ TEST(attention_windows)
 
 TEST(attention_topk)
 {
-    static const uint32_t budgets[] = { 0, 256, 320, 640 };
+    static const uint32_t budgets[] = { 0, 256, 320 };
     for (size_t i = 0; i < ARRAY_LEN(budgets); i++) {
         struct attn_case c = {
-            .heads = 6, .kv_heads = 2, .dim = 64, .n = 900,
+            .heads = 6, .kv_heads = 2, .dim = 32, .n = 520,
             .k_type = i % 2 ? KV_F16 : KV_F32, .v_type = KV_F16,
             .attn = { SELECT_topk, budgets[i], 0, (uint32_t)i * 50 },
         };
