@@ -74,7 +74,8 @@ static void ended(void *app, const struct call *c, uint64_t bytes)
     http_metrics_count(&a->http_metrics, c->status ? c->status : 499);
     // Neither prompts nor keys nor URLs of strangers go into the log.
     bool work = c->route && c->route->work == WORK_POOL;
-    log_print(c->status >= 500 ? LOG_WARNING : work && c->status < 400 ? LOG_INFO : LOG_DEBUG,
+    enum log_level level = work && c->status < 400 ? LOG_INFO : LOG_DEBUG;
+    log_print(work && c->status >= 500 ? LOG_WARNING : level,
               "%s %s status=%u bytes=%llu ms=%.1f%s", c->id, route, c->status,
               (unsigned long long)bytes, ms, call_is_gone(c) ? " gone" : "");
 }

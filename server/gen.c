@@ -237,7 +237,7 @@ static int submit_all(struct gen *g, struct fault *f)
 
 int gen_start(struct call *call, const struct params *p, const struct gen_format *format,
               const char *id_prefix, struct gen_prompt *prompt, uint32_t n_prompts,
-              bool uses_tools, struct fault *f)
+              struct tool_names tools, struct fault *f)
 {
     struct gen *g = arena_alloc(&call->arena, sizeof(*g));
     int r = -1;
@@ -254,7 +254,7 @@ int gen_start(struct call *call, const struct params *p, const struct gen_format
     g->format = format;
     g->prompt = prompt;
     g->n_prompts = n_prompts;
-    g->uses_tools = uses_tools;
+    g->tools = tools;
     g->created_s = clock_unix_s();
     snprintf(g->id, sizeof(g->id), "%s-%s", id_prefix, call->id + 4);
     call->state = g;

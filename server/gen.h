@@ -40,7 +40,7 @@ struct gen {
     int64_t       created_s;
     uint64_t      submit_ns;
     struct str    head;                 // of each event: what never changes; owned
-    bool          uses_tools;
+    struct tool_names tools;            // n > 0: calls are looked for
 };
 
 // Submits every prompt p.n times and lets the call go on by itself. What `prompt` and `p` point to
@@ -48,7 +48,7 @@ struct gen {
 // Returns 0 or -1, f filled.
 int gen_start(struct call *c, const struct params *p, const struct gen_format *format,
               const char *id_prefix, struct gen_prompt *prompt, uint32_t n_prompts,
-              bool uses_tools, struct fault *f);
+              struct tool_names tools, struct fault *f);
 
 // "usage":{...} of all choices.
 void gen_put_usage(const struct gen *g, struct str *out);

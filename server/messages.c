@@ -210,7 +210,20 @@ static int check_kwargs(const struct json *o, struct fault *f)
     return 0;
 }
 
-int chat_read(struct chat *ret, const struct json_doc *doc, struct fault *f)
+static int copy_names(const struct json *tools, struct tool_names *ret, struct arena *a,
+                      struct fault *f)
+{
+    ret->name = arena_calloc(a, json_count(tools), sizeof(*ret->name));
+    for (const struct json *t = json_first(tools); t && ret->name; t = json_next(t)) {
+        const char *name = json_text(json_get(json_get(t, "function"), "name"));
+        ret->name[ret->n] = arena_strdup(a, name);
+        if (!ret->name[ret->n++])
+            ret->name = NULL;
+    }
+    return ret->name ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+}
+
+int chat_read(struct chat *ret, const struct json_doc *doc, struct arena *a, struct fault *f)
 {
     const struct json *root = json_root(doc), *messages = NULL, *tools = NULL, *kwargs = NULL;
     struct chat c = {0};
@@ -231,6 +244,8 @@ int chat_read(struct chat *ret, const struct json_doc *doc, struct fault *f)
     c.messages = json_raw(doc, "messages");
     if (c.uses_tools)
         c.tools = json_raw(doc, "tools");
+    if (c.uses_tools && copy_names(tools, &c.names, a, f) < 0)
+        return -1;
     if (kwargs)
         c.kwargs = json_raw(doc, "chat_template_kwargs");
     if (!c.messages.p || (c.uses_tools && !c.tools.p))

@@ -38,8 +38,11 @@ int request_json(struct json_doc **ret, const struct str *body, struct fault *f)
 
 // ---- chat ---------------------------------------------------------------------------------------
 
+struct tool_names { const char **name; uint32_t n; };
+
 struct chat {
     struct json_span messages, tools, kwargs;   // texts as the client wrote them; tools may be none
     bool             uses_tools;        // the answer may hold tool calls
+    struct tool_names names;            // of those that it may call; in the arena
 };
-int chat_read(struct chat *ret, const struct json_doc *doc, struct fault *f);
+int chat_read(struct chat *ret, const struct json_doc *doc, struct arena *a, struct fault *f);

@@ -31,7 +31,8 @@ static const char *find(const char *p, size_t n, const char *tag, size_t n_tag)
 }
 
 // Takes {"name": ..., "arguments": ...} apart. False: it is no call.
-static bool read_call(struct tool_parser *t, const char *p, size_t n, const struct tool_sink *sink)
+static bool read_call(struct tool_parser *t, const char *p, size_t n, bool tagged,
+                      const struct tool_sink *sink)
 {
     struct json_doc *d;
     bool ok = false;
@@ -40,7 +41,8 @@ static bool read_call(struct tool_parser *t, const char *p, size_t n, const stru
     const struct json *root = json_root(d);
     const struct json *name = json_is_object(root) ? json_get(root, "name") : NULL;
     struct json_span args = json_raw(d, "arguments");
-    if (name && json_is_string(name) && *json_text(name)) {
+    if (name && json_is_string(name) && *json_text(name) &&
+        (tagged || sink->offered(sink->ctx, json_text(name)))) {
         const struct json *v = json_get(root, "arguments");
         bool text = v && json_is_string(v);     // some models quote the object once more
         if (!v)
@@ -59,7 +61,7 @@ static void finish_call(struct tool_parser *t, size_t n, size_t n_tag, const str
 {
     struct str *h = &t->held;
     t->inside = false;
-    if (!read_call(t, h->p, n, sink)) {
+    if (!read_call(t, h->p, n, true, sink)) {
         sink->text(sink->ctx, open_tag, OPEN_BYTES);
         sink->text(sink->ctx, h->p, n + n_tag);
     }
@@ -105,16 +107,46 @@ static bool inside_step(struct tool_parser *t, const struct tool_sink *sink)
     return tag != NULL;
 }
 
+// Could p[0..n) begin an answer that is only {"name": ...}?
+static bool may_be_bare(const char *p, size_t n)
+{
+    static const char *const parts[] = { "{", "\"name\"" };
+    for (size_t k = 0; k < ARRAY_LEN(parts); k++) {
+        while (n && is_blank(*p)) {
+            p++;
+            n--;
+        }
+        size_t len = strlen(parts[k]), some = MIN(len, n);
+        if (some && memcmp(p, parts[k], some) != 0)
+            return false;
+        p += some;
+        n -= some;
+    }
+    return true;
+}
+
+static void decide(struct tool_parser *t, const struct tool_sink *sink)
+{
+    while (t->held.n && (t->inside ? inside_step(t, sink) : outside_step(t, sink)))
+        ;
+}
+
 void tool_parser_push(struct tool_parser *t, const char *p, size_t n, const struct tool_sink *sink)
 {
     str_add(&t->held, p, n);
-    while (t->held.n && (t->inside ? inside_step(t, sink) : outside_step(t, sink)))
-        ;
+    if (!t->begun)
+        t->begun = !may_be_bare(t->held.p, t->held.n) || t->held.n > TOOL_CALL_BYTES_MAX;
+    if (t->begun)
+        decide(t, sink);
 }
 
 void tool_parser_end(struct tool_parser *t, const struct tool_sink *sink)
 {
     struct str *h = &t->held;
+    if (!t->begun && h->n && read_call(t, h->p, h->n, false, sink))
+        str_clear(h);
+    else if (!t->begun)
+        decide(t, sink);
     if (t->inside && h->n)
         finish_call(t, h->n, 0, sink);
     else if (t->inside)

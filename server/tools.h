@@ -2,6 +2,8 @@
 //     <tool_call>
 //     {"name": "f", "arguments": {...}}
 //     </tool_call>
+// Small models forget the tags: an answer that is nothing but such an object, and names a tool that
+// was offered, is a call too.
 // The parser takes text in any pieces. What could still become a call is held back; what turns out
 // to be none comes out as text again. White space around calls belongs to no answer.
 #pragma once
@@ -15,12 +17,14 @@ struct tool_sink {
     void (*text)(void *ctx, const char *p, size_t n);
     // arguments: the JSON text of an object, as the model wrote it
     void (*call)(void *ctx, unsigned index, const char *name, const char *arguments, size_t n);
+    bool (*offered)(void *ctx, const char *name);   // is there such a tool?
     void *ctx;
 };
 
 struct tool_parser {
     struct str held;                    // owned; undecided text, or the call's body
     bool       inside;                  // behind an opening tag
+    bool       begun;                   // the answer is not a bare object
     unsigned   n_calls;
 };
 

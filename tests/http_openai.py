@@ -3,9 +3,10 @@
 #
 # usage: tests/http_openai.py GODWITD
 import asyncio
+import json
 import sys
 
-from http_util import SKIP, Checks, Daemon
+from http_util import SKIP, Checks, Daemon, model_path
 
 try:
     import openai
@@ -109,7 +110,29 @@ def early_close(c, d):
     d.wait_idle(10)
 
 
+def calls_a_tool(c):
+    """A model that was trained to call tools does, whole and streamed."""
+    tool = {'type': 'function', 'function': {
+        'name': 'get_weather', 'description': 'Get the weather of a city', 'parameters': {
+            'type': 'object', 'properties': {'city': {'type': 'string'}}, 'required': ['city']}}}
+    ask = {'model': 'qwen', 'tools': [tool], 'temperature': 0, 'max_tokens': 60, 'messages': [
+        {'role': 'user', 'content': 'What is the weather in Paris? Use the tool.'}]}
+    r = c.chat.completions.create(**ask).choices[0]
+    call = r.message.tool_calls[0].function
+    assert r.finish_reason == 'tool_calls' and r.message.content is None
+    assert call.name == 'get_weather' and json.loads(call.arguments) == {'city': 'Paris'}, call
+    parts = [p.choices[0] for p in c.chat.completions.create(stream=True, **ask)]
+    pieces = [t for p in parts for t in p.delta.tool_calls or []]
+    assert pieces[0].function.name == 'get_weather' and pieces[0].id
+    assert ''.join(t.function.arguments for t in pieces) == call.arguments
+    assert parts[-1].finish_reason == 'tool_calls'
+
+
 def main():
+    qwen = model_path('qwen2.5-coder-0.5b-instruct.gguf')
+    if qwen:
+        with Daemon('--ctx', '1024', device='cpu', model='qwen=' + qwen) as d:
+            calls_a_tool(openai.OpenAI(base_url=f'http://127.0.0.1:{d.port}/v1', api_key='x'))
     with Daemon() as d:
         c = openai.OpenAI(base_url=f'http://127.0.0.1:{d.port}/v1', api_key='x', max_retries=0)
         case.run(c, d)

@@ -42,8 +42,10 @@ class Daemon:
                    '--drain-timeout-s', '5', *args]
         if nofile:
             command = ['prlimit', f'--nofile={nofile}:{nofile}', *command]
+        # Memory that the address sanitizer keeps from reuse would look like a leak of ours.
+        asan = os.environ.get('ASAN_OPTIONS', '') + ':quarantine_size_mb=2'
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
-                                        env={**os.environ, **(env or {})})
+                                        env={**os.environ, 'ASAN_OPTIONS': asan, **(env or {})})
         self.log = []
         self.seen = threading.Condition()
         threading.Thread(target=self._read_log, daemon=True).start()

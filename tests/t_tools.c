@@ -14,6 +14,12 @@ static void call(void *ctx, unsigned index, const char *name, const char *args, 
     str_printf(&((struct got *)ctx)->calls, "%u:%s(%.*s);", index, name, (int)n, args);
 }
 
+static bool offered(void *ctx, const char *name)
+{
+    (void)ctx;
+    return strcmp(name, "f") == 0;
+}
+
 static const char *or_empty(const struct str *s)
 {
     return s->p ? s->p : "";
@@ -26,11 +32,12 @@ static void expect(const char *in, const char *want_text, const char *want_calls
     for (size_t piece = 1; piece <= n; piece++) {
         struct got g = {0};
         struct tool_parser t = {0};
-        struct tool_sink sink = { text, call, &g };
+        struct tool_sink sink = { text, call, offered, &g };
         for (size_t i = 0; i < n; i += piece)
             tool_parser_push(&t, in + i, piece < n - i ? piece : n - i, &sink);
         tool_parser_end(&t, &sink);
-        if (strcmp(or_empty(&g.text), want_text) != 0 || strcmp(or_empty(&g.calls), want_calls) != 0)
+        if (strcmp(or_empty(&g.text), want_text) != 0 || strcmp(or_empty(&g.calls),
+                                                                want_calls) != 0)
             TEST_FAIL("pieces of %zu: text \"%s\" calls \"%s\"", piece, or_empty(&g.text),
                       or_empty(&g.calls));
         str_free(&g.text);
@@ -56,6 +63,18 @@ TEST(calls)
     expect("<tool_call>{\"name\":\"f\"}</tool_call>", "", "0:f({});");
     expect("<tool_call>{\"name\":\"f\",\"arguments\":\"{\\\"a\\\":1}\"}</tool_call>", "",
            "0:f({\"a\":1});");
+}
+
+TEST(bare_objects)
+{
+    expect(" {\"name\": \"f\", \"arguments\": {\"a\":1}}\n", "", "0:f({\"a\":1});");
+    expect("{\"name\":\"unknown\",\"arguments\":{}}", "{\"name\":\"unknown\",\"arguments\":{}}",
+           "");
+    expect("{\"name\":\"f\",\"arguments\":{}} and", "{\"name\":\"f\",\"arguments\":{}} and", "");
+    expect("{\"nam", "{\"nam", "");
+    expect("{ }", "{ }", "");
+    expect("  ", "  ", "");
+    expect("say {\"name\":\"f\"}", "say {\"name\":\"f\"}", "");
 }
 
 TEST(unclosed)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-# Many event streams at once against a running godwitd, most usefully one with --device null: are all
-# events there, in order, and how late do they come?
+# Many event streams at once against a running godwitd, most usefully one with --device null: are
+# all events there, in order, and how late do they come?
 #
 # usage: tools/bench_http.py [--url http://127.0.0.1:8080] [--streams 1000] [--tokens 100]
 #                            [--connect-per-s 500]

@@ -146,14 +146,24 @@ static void take_call(void *ctx, unsigned index, const char *name, const char *a
     put_call(&s->c->calls, s->g, s->c, index, name, args, n, false);
 }
 
+static bool is_offered(void *ctx, const char *name)
+{
+    const struct tool_names *tools = &((struct sink_ctx *)ctx)->g->tools;
+    for (uint32_t i = 0; i < tools->n; i++) {
+        if (strcmp(tools->name[i], name) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void delta(struct gen *g, struct choice *c, const struct delta *d)
 {
     struct sink_ctx ctx = { g, c };
-    struct tool_sink sink = { take_text, take_call, &ctx };
+    struct tool_sink sink = { take_text, take_call, is_offered, &ctx };
     put_logprobs(g, c, d, &c->logprobs);
     if (d->n_text == 0)
         return;
-    if (g->uses_tools)
+    if (g->tools.n)
         tool_parser_push(&c->tools, d->text, d->n_text, &sink);
     else
         take_text(&ctx, d->text, d->n_text);
@@ -162,7 +172,7 @@ static void delta(struct gen *g, struct choice *c, const struct delta *d)
 static void choice_end(struct gen *g, struct choice *c)
 {
     struct sink_ctx ctx = { g, c };
-    struct tool_sink sink = { take_text, take_call, &ctx };
+    struct tool_sink sink = { take_text, take_call, is_offered, &ctx };
     tool_parser_end(&c->tools, &sink);
     if (!g->p.stream)
         return;
@@ -266,14 +276,14 @@ static int run(struct api_request *r, struct call *c)
     struct gen_prompt *prompt = arena_alloc(&c->arena, sizeof(*prompt));
     if (!prompt)
         return fault_set(&r->fault, ERROR_overloaded, NULL, "Out of memory.");
-    if (chat_read(&chat, r->doc, &r->fault) < 0 ||
+    if (chat_read(&chat, r->doc, &c->arena, &r->fault) < 0 ||
         params_read(&p, DIALECT_CHAT, r->doc, r->model, &c->arena, &r->fault) < 0)
         return -1;
     if (make_prompt(&chat, r->model, &prompt->tokens, &r->fault) < 0) {
         tokens_free(&prompt->tokens);
         return -1;
     }
-    return gen_start(c, &p, &format, "chatcmpl", prompt, 1, chat.uses_tools, &r->fault);
+    return gen_start(c, &p, &format, "chatcmpl", prompt, 1, chat.names, &r->fault);
 }
 
 void api_openai_chat(struct call *c)

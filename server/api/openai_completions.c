@@ -292,7 +292,7 @@ static int run(struct api_request *r, struct call *c)
             tokens_free(&prompt[i].tokens);
         return -1;
     }
-    return gen_start(c, &p, &format, "cmpl", prompt, n, false, &r->fault);
+    return gen_start(c, &p, &format, "cmpl", prompt, n, (struct tool_names){0}, &r->fault);
 }
 
 void api_openai_completions(struct call *c)
