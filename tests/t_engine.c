@@ -253,6 +253,7 @@ enum { N_MANY = 64, PROMPT_MAX = 400 };
 
 struct many {
     uint32_t       n;
+    uint64_t       block_bytes;
     int32_t        prompt[N_MANY][PROMPT_MAX];
     struct request request[N_MANY];
     struct answer  alone[N_MANY];
@@ -288,6 +289,7 @@ static void ask_each_alone(const char *device)
     struct engine *e = open_engine(device, (struct engine_params){.prefix_cache = 1, .threads = 1});
     for (uint32_t i = 0; i < many.n; i++)
         ask(e, &many.request[i], &many.alone[i]);
+    many.block_bytes = engine_info(e)->kv_block_bytes;
     engine_close(e);
 }
 
@@ -322,9 +324,9 @@ static void require_idle(struct engine *e)
     REQUIRE_INT(st.kv_blocks_used, 0);
 }
 
-static void same_together(const char *device, uint32_t threads)
+static void same_together(const char *device)
 {
-    struct engine *e = open_engine(device, (struct engine_params){.threads = threads});
+    struct engine *e = open_engine(device, (struct engine_params){0});
     ask_all_together(e, false);
     ask_all_together(e, true);          // and now from the cache
     require_idle(e);
@@ -333,11 +335,9 @@ static void same_together(const char *device, uint32_t threads)
 
 static void same_in_a_tight_pool(const char *device, uint64_t n_blocks)
 {
-    struct engine *e = open_engine(device, (struct engine_params){.ctx_tokens = 64});
-    uint64_t block = engine_info(e)->kv_block_bytes;
-    engine_close(e);
-    e = open_engine(device, (struct engine_params){
-        .kv_memory_bytes = n_blocks * block, .ctx_tokens = 2048, .max_step_ms = 20});
+    struct engine *e = open_engine(device, (struct engine_params){
+        .kv_memory_bytes = n_blocks * many.block_bytes, .ctx_tokens = 2048, .max_step_ms = 20,
+        .threads = 2});
     ask_all_together(e, true);
     struct engine_stats st;
     engine_stats(e, &st);
@@ -350,7 +350,7 @@ TEST(null_same_alone_and_together)
 {
     make_many(N_MANY, 300, 24);
     ask_each_alone("null");
-    same_together("null", 0);
+    same_together("null");
     same_in_a_tight_pool("null", 8);
 }
 
@@ -358,9 +358,13 @@ TEST(null_same_alone_and_together)
 // number of threads, give the same text.
 TEST(cpu_same_alone_and_together)
 {
-    make_many(16, 80, 8);
+    make_many(8, 150, 1);
+    for (uint32_t i = 0; i < many.n; i++) {     // all grow into another block
+        many.request[i].n_tokens = i % 4 < 2 ? 60 : 122;
+        many.request[i].gen.max_tokens = 8;
+        many.request[i].gen.ignore_end = true;
+    }
     ask_each_alone("cpu");
-    same_together("cpu", 2);
     same_in_a_tight_pool("cpu", 3);
 }
 
