@@ -136,13 +136,14 @@ enum part { LOW, HIGH };
 typedef __m256i sums[TILE_PANELS][TILE_ROWS];
 
 // 16-bit sums over v (or high) [j0 .. j0 + n). They begin at s, or at zero with !add.
-INLINE void sums16(const struct operands *o, enum part part, int j0, int n, bool add, sums s)
+INLINE void sums16(const struct operands *o, int n_p, int n_r, enum part part, int j0, int n,
+                   bool add, sums s)
 {
 #pragma GCC unroll 8
     for (int j = j0; j < j0 + n; j++) {
-        for (int r = 0; r < o->n_r; r++) {
+        for (int r = 0; r < n_r; r++) {
             __m256i x = bcast32(o->a[r]->q + j * 4);
-            for (int p = 0; p < o->n_p; p++) {
+            for (int p = 0; p < n_p; p++) {
                 __m256i w = part == LOW ? o->e[p].v[j] : o->e[p].high[j];
                 __m256i d = _mm256_maddubs_epi16(w, x);
                 if (j > j0 || add)
@@ -155,66 +156,67 @@ INLINE void sums16(const struct operands *o, enum part part, int j0, int n, bool
 }
 
 // -offset * sum of activations, spread over lanes as vpmaddubsw will; which: see act_group.neg16.
-INLINE void start16(const struct operands *o, int which, int shift, sums s)
+INLINE void start16(const struct operands *o, int n_p, int n_r, int which, int shift, sums s)
 {
-    for (int r = 0; r < o->n_r; r++) {
+    for (int r = 0; r < n_r; r++) {
         __m256i x = _mm256_slli_epi16(bcast32(o->a[r]->neg16[which]), shift);
-        for (int p = 0; p < o->n_p; p++)
+        for (int p = 0; p < n_p; p++)
             s[p][r] = x;
     }
 }
 
 // 32-bit dot products of a group. For LAYOUT_6_SUPER they include the factors of its halves.
-INLINE void dots(enum cpu_layout l, const struct operands *o, sums s)
+INLINE void dots(enum cpu_layout l, const struct operands *o, int n_p, int n_r, sums s)
 {
     sums t;
     switch (l) {
     case LAYOUT_4_MIN: case LAYOUT_4_SUPER:         // 16 products of 15 * 127 fit
-        sums16(o, LOW, 0, 8, false, s);
-        EACH(o, p, r)
+        sums16(o, n_p, n_r, LOW, 0, 8, false, s);
+        EACH(p, r)
             s[p][r] = pairs_to_32(s[p][r]);
         break;
     case LAYOUT_5_MIN: case LAYOUT_5_SUPER:         // 8 products of 31 * 127 fit
-        sums16(o, LOW, 0, 4, false, t);
-        EACH(o, p, r)
+        sums16(o, n_p, n_r, LOW, 0, 4, false, t);
+        EACH(p, r)
             t[p][r] = pairs_to_32(t[p][r]);
-        sums16(o, LOW, 4, 4, false, s);
-        EACH(o, p, r)
+        sums16(o, n_p, n_r, LOW, 4, 4, false, s);
+        EACH(p, r)
             s[p][r] = _mm256_add_epi32(t[p][r], pairs_to_32(s[p][r]));
         break;
     case LAYOUT_4: case LAYOUT_5:                   // centred: 16 products of 16 * 127 fit
-        start16(o, 2, l == LAYOUT_4 ? 3 : 4, s);
-        sums16(o, LOW, 0, 8, true, s);
-        EACH(o, p, r)
+        start16(o, n_p, n_r, 2, l == LAYOUT_4 ? 3 : 4, s);
+        sums16(o, n_p, n_r, LOW, 0, 8, true, s);
+        EACH(p, r)
             s[p][r] = pairs_to_32(s[p][r]);
         break;
     case LAYOUT_6_SUPER:                            // centred: 8 products of 32 * 127 fit
-        start16(o, 0, 5, t);
-        sums16(o, LOW, 0, 4, true, t);
-        EACH(o, p, r)
+        start16(o, n_p, n_r, 0, 5, t);
+        sums16(o, n_p, n_r, LOW, 0, 4, true, t);
+        EACH(p, r)
             t[p][r] = _mm256_madd_epi16(t[p][r], o->e[p].sub[0]);
-        start16(o, 1, 5, s);
-        sums16(o, LOW, 4, 4, true, s);
-        EACH(o, p, r)
+        start16(o, n_p, n_r, 1, 5, s);
+        sums16(o, n_p, n_r, LOW, 4, 4, true, s);
+        EACH(p, r)
             s[p][r] = _mm256_add_epi32(t[p][r], _mm256_madd_epi16(s[p][r], o->e[p].sub[1]));
         break;
     default:                                        // LAYOUT_8
-        sums16(o, LOW, 0, 8, false, t);
-        EACH(o, p, r)
+        sums16(o, n_p, n_r, LOW, 0, 8, false, t);
+        EACH(p, r)
             t[p][r] = pairs_to_32(t[p][r]);
         __asm__ volatile("" ::: "memory");          // reload activations rather than spill them
-        start16(o, 2, 3, s);
-        sums16(o, HIGH, 0, 8, true, s);
-        EACH(o, p, r)
+        start16(o, n_p, n_r, 2, 3, s);
+        sums16(o, n_p, n_r, HIGH, 0, 8, true, s);
+        EACH(p, r)
             s[p][r] = _mm256_add_epi32(t[p][r], _mm256_madd_epi16(s[p][r], _mm256_set1_epi16(16)));
     }
 }
 
-INLINE void group_ints(enum cpu_layout l, const struct operands *o, accumulators acc)
+INLINE void group_ints(enum cpu_layout l, const struct operands *o, int n_p, int n_r,
+                       accumulators acc)
 {
     sums s;
-    dots(l, o, s);
-    EACH(o, p, r) {
+    dots(l, o, n_p, n_r, s);
+    EACH(p, r) {
         __m256 scale = _mm256_mul_ps(o->e[p].scale, _mm256_set1_ps(o->a[r]->scale));
         acc[p][r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(s[p][r]), scale, acc[p][r]);
         if (cpu_has_min(l))

@@ -103,63 +103,64 @@ INLINE void unpack(enum cpu_layout l, const uint8_t *panel, uint32_t g, struct i
 typedef __m512i sums[TILE_PANELS][TILE_ROWS];
 
 // s += products over v[j0 .. j0 + n).
-INLINE void add_products(const struct operands *o, int j0, int n, sums s)
+INLINE void add_products(const struct operands *o, int n_p, int n_r, int j0, int n, sums s)
 {
 #pragma GCC unroll 8
     for (int j = j0; j < j0 + n; j++) {
-        for (int r = 0; r < o->n_r; r++) {
+        for (int r = 0; r < n_r; r++) {
             __m512i x = _mm512_set1_epi32(*(const int32_t *)(const void *)(o->a[r]->q + j * 4));
-            for (int p = 0; p < o->n_p; p++)
+            for (int p = 0; p < n_p; p++)
                 s[p][r] = _mm512_dpbusd_epi32(s[p][r], o->e[p].v[j], x);
         }
     }
 }
 
 // s = -(1 << shift) * sum of activations; which: see act_group.neg.
-INLINE void start(const struct operands *o, int which, unsigned shift, sums s)
+INLINE void start(const struct operands *o, int n_p, int n_r, int which, unsigned shift, sums s)
 {
-    EACH(o, p, r)
+    EACH(p, r)
         s[p][r] = _mm512_slli_epi32(_mm512_set1_epi32(o->a[r]->neg[which]), shift);
 }
 
 // 32-bit dot products of a group. For LAYOUT_6_SUPER they include the factors of its halves.
-INLINE void dots(enum cpu_layout l, const struct operands *o, sums s)
+INLINE void dots(enum cpu_layout l, const struct operands *o, int n_p, int n_r, sums s)
 {
     sums t;
     switch (l) {
     case LAYOUT_4:
-        start(o, 2, 3, s);
-        add_products(o, 0, 8, s);
+        start(o, n_p, n_r, 2, 3, s);
+        add_products(o, n_p, n_r, 0, 8, s);
         break;
     case LAYOUT_5:
-        start(o, 2, 4, s);
-        add_products(o, 0, 8, s);
+        start(o, n_p, n_r, 2, 4, s);
+        add_products(o, n_p, n_r, 0, 8, s);
         break;
     case LAYOUT_8:
-        start(o, 2, 7, s);
-        add_products(o, 0, 8, s);
+        start(o, n_p, n_r, 2, 7, s);
+        add_products(o, n_p, n_r, 0, 8, s);
         break;
     case LAYOUT_6_SUPER:
-        start(o, 0, 5, t);
-        add_products(o, 0, 4, t);
-        start(o, 1, 5, s);
-        add_products(o, 4, 4, s);
-        EACH(o, p, r)
+        start(o, n_p, n_r, 0, 5, t);
+        add_products(o, n_p, n_r, 0, 4, t);
+        start(o, n_p, n_r, 1, 5, s);
+        add_products(o, n_p, n_r, 4, 4, s);
+        EACH(p, r)
             s[p][r] = _mm512_add_epi32(_mm512_mullo_epi32(t[p][r], o->e[p].sub[0]),
                                        _mm512_mullo_epi32(s[p][r], o->e[p].sub[1]));
         break;
     default:
-        EACH(o, p, r)
+        EACH(p, r)
             s[p][r] = _mm512_setzero_si512();
-        add_products(o, 0, 8, s);
+        add_products(o, n_p, n_r, 0, 8, s);
     }
 }
 
-INLINE void group_ints(enum cpu_layout l, const struct operands *o, accumulators acc)
+INLINE void group_ints(enum cpu_layout l, const struct operands *o, int n_p, int n_r,
+                       accumulators acc)
 {
     sums s;
-    dots(l, o, s);
-    EACH(o, p, r) {
+    dots(l, o, n_p, n_r, s);
+    EACH(p, r) {
         __m512 scale = _mm512_mul_ps(o->e[p].scale, _mm512_set1_ps(o->a[r]->scale));
         acc[p][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s[p][r]), scale, acc[p][r]);
         if (cpu_has_min(l))

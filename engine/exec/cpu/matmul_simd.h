@@ -14,35 +14,35 @@ enum { V = PR * 4, N_V = 8 };           // bytes of a vector of integers; vector
 
 struct ints;
 
-// A tile of the product: n_p panels by n_r rows.
+// A tile of the product. Its size, n_p panels by n_r rows, travels beside it: clang does not see
+// constants through this structure.
 struct operands {
     const struct ints      *e;              // (n_p)
     const struct act_group *a[TILE_ROWS];   // (n_r)
-    int                     n_p, n_r;
 };
 typedef vfloat accumulators[TILE_PANELS][TILE_ROWS];
 
-#define EACH(o, p, r) \
-    for (int p = 0; p < (o)->n_p; p++) \
-        for (int r = 0; r < (o)->n_r; r++)
+#define EACH(p, r) \
+    for (int p = 0; p < n_p; p++) \
+        for (int r = 0; r < n_r; r++)
 
 #else
 
-INLINE void load_acc(const float *src, const struct operands *o, accumulators acc)
+INLINE void load_acc(const float *src, int n_p, int n_r, accumulators acc)
 {
-    EACH(o, p, r)
-        acc[p][r] = *(const vfloat *)(const void *)(src + (r * o->n_p + p) * PR);
+    EACH(p, r)
+        acc[p][r] = *(const vfloat *)(const void *)(src + (r * n_p + p) * PR);
 }
 
-INLINE void store_acc(float *dst, const struct operands *o, accumulators acc)
+INLINE void store_acc(float *dst, int n_p, int n_r, accumulators acc)
 {
-    EACH(o, p, r)
-        *(vfloat *)(void *)(dst + (r * o->n_p + p) * PR) = acc[p][r];
+    EACH(p, r)
+        *(vfloat *)(void *)(dst + (r * n_p + p) * PR) = acc[p][r];
 }
 
-INLINE void set_rows(struct operands *o, struct act_rows a)
+INLINE void set_rows(struct operands *o, int n_r, struct act_rows a)
 {
-    for (int r = 0; r < o->n_r; r++)
+    for (int r = 0; r < n_r; r++)
         o->a[r] = (const void *)(a.p + r * a.stride);
 }
 
@@ -57,15 +57,15 @@ INLINE void fetch_ahead(const uint8_t *p, size_t n)
 INLINE void tile_ints(enum cpu_layout l, const struct ints *e, uint32_t n_groups, struct act_rows a,
                       int n_p, int n_r, float *dst)
 {
-    struct operands o = { .n_p = n_p, .n_r = n_r };
+    struct operands o;
     accumulators acc;
-    load_acc(dst, &o, acc);
+    load_acc(dst, n_p, n_r, acc);
     for (uint32_t g = 0; g < n_groups; g++, e += n_p, a.p += sizeof(struct act_group)) {
         o.e = e;
-        set_rows(&o, a);
-        group_ints(l, &o, acc);
+        set_rows(&o, n_r, a);
+        group_ints(l, &o, n_p, n_r, acc);
     }
-    store_acc(dst, &o, acc);
+    store_acc(dst, n_p, n_r, acc);
 }
 
 INLINE void direct_ints(enum cpu_layout l, const uint8_t *panel, uint32_t n_groups,
@@ -73,39 +73,40 @@ INLINE void direct_ints(enum cpu_layout l, const uint8_t *panel, uint32_t n_grou
 {
     size_t step = cpu_block_bytes(l, PR) / cpu_shapes[l].groups;
     struct ints e;
-    struct operands o = { .e = &e, .n_p = 1, .n_r = n_r };
+    struct operands o = { .e = &e };
+    const int n_p = 1;
     accumulators acc;
-    load_acc(dst, &o, acc);
+    load_acc(dst, n_p, n_r, acc);
     for (uint32_t g = 0; g < n_groups; g++, a.p += sizeof(struct act_group)) {
         fetch_ahead(panel + g * step, step);
         unpack(l, panel, g, &e);
-        set_rows(&o, a);
-        group_ints(l, &o, acc);
+        set_rows(&o, n_r, a);
+        group_ints(l, &o, n_p, n_r, acc);
     }
-    store_acc(dst, &o, acc);
+    store_acc(dst, n_p, n_r, acc);
 }
 
 // A group of float weights is summed by itself, then added, which keeps rounding errors small.
 INLINE void group_floats(enum cpu_layout l, const uint8_t *w, size_t panel_stride,
-                         struct act_rows a, const struct operands *o, accumulators acc)
+                         struct act_rows a, int n_p, int n_r, accumulators acc)
 {
     size_t step = cpu_group_bytes(l, PR) / GROUP;
     float room[TILE_ROWS][GROUP] __attribute__((aligned(64)));
     const float *x[TILE_ROWS];
     accumulators s;
-    for (int r = 0; r < o->n_r; r++)
+    for (int r = 0; r < n_r; r++)
         x[r] = act_floats(a.p + r * a.stride, a.exact, room[r]);
-    EACH(o, p, r)
+    EACH(p, r)
         s[p][r] = (vfloat){ 0 };
 #pragma GCC unroll 8
     for (int k = 0; k < GROUP; k++) {
         vfloat wk[TILE_PANELS];
-        for (int p = 0; p < o->n_p; p++)
+        for (int p = 0; p < n_p; p++)
             wk[p] = load_float(l, w + p * panel_stride + k * step);
-        EACH(o, p, r)
+        EACH(p, r)
             s[p][r] = fma_float(wk[p], x[r][k], s[p][r]);
     }
-    EACH(o, p, r)
+    EACH(p, r)
         acc[p][r] += s[p][r];
 }
 
@@ -114,12 +115,11 @@ INLINE void tile_floats(const uint8_t *w, uint32_t n_groups, struct act_rows a, 
 {
     const size_t panel_stride = cpu_group_bytes(LAYOUT_F32, PR);
     size_t group_bytes = cpu_act_group_bytes(a.exact);
-    struct operands o = { .n_p = n_p, .n_r = n_r };
     accumulators acc;
-    load_acc(dst, &o, acc);
+    load_acc(dst, n_p, n_r, acc);
     for (uint32_t g = 0; g < n_groups; g++, w += n_p * panel_stride, a.p += group_bytes)
-        group_floats(LAYOUT_F32, w, panel_stride, a, &o, acc);
-    store_acc(dst, &o, acc);
+        group_floats(LAYOUT_F32, w, panel_stride, a, n_p, n_r, acc);
+    store_acc(dst, n_p, n_r, acc);
 }
 
 INLINE void direct_floats(enum cpu_layout l, const uint8_t *panel, uint32_t n_groups,
@@ -127,14 +127,14 @@ INLINE void direct_floats(enum cpu_layout l, const uint8_t *panel, uint32_t n_gr
 {
     const size_t step = cpu_group_bytes(l, PR);
     size_t group_bytes = cpu_act_group_bytes(a.exact);
-    struct operands o = { .n_p = 1, .n_r = n_r };
+    const int n_p = 1;
     accumulators acc;
-    load_acc(dst, &o, acc);
+    load_acc(dst, n_p, n_r, acc);
     for (uint32_t g = 0; g < n_groups; g++, panel += step, a.p += group_bytes) {
         fetch_ahead(panel, step);
-        group_floats(l, panel, 0, a, &o, acc);
+        group_floats(l, panel, 0, a, n_p, n_r, acc);
     }
-    store_acc(dst, &o, acc);
+    store_acc(dst, n_p, n_r, acc);
 }
 
 INLINE void expand_floats(enum cpu_layout l, const uint8_t *w, float *dst)
