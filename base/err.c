@@ -22,16 +22,17 @@ int err_prefix(struct err *err, const char *fmt, ...)
 {
     if (!err)
         return 0;
-    char old[ERR_MSG_MAX];
-    memcpy(old, err->msg, sizeof(old));
+    char head[ERR_MSG_MAX];
     va_list ap;
     va_start(ap, fmt);
-    int n = vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+    int n = vsnprintf(head, sizeof(head) - sizeof(": "), fmt, ap);
     va_end(ap);
-    if (n >= 0 && (size_t)n < sizeof(err->msg)) {
-        size_t room = sizeof(err->msg) - (size_t)n;
-        int m = snprintf(err->msg + n, room, ": %s", old);
-        (void)m;                // a truncated message is still a message
-    }
+    size_t n_head = MIN((size_t)MAX(n, 0), sizeof(head) - sizeof(": ") - 1);
+    memcpy(head + n_head, ": ", 2);
+    n_head += 2;
+    // The message moves up; what no longer fits is cut.
+    memmove(err->msg + n_head, err->msg, sizeof(err->msg) - n_head);
+    memcpy(err->msg, head, n_head);
+    err->msg[sizeof(err->msg) - 1] = '\0';
     return err->code;
 }

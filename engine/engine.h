@@ -158,7 +158,8 @@ bool stream_read(struct stream *s, struct delta *ret);
 bool stream_wait(struct stream *s, uint64_t timeout_ns);
 // Asks the engine to end the request soon (within one step); its stream still ends with DONE.
 void stream_cancel(struct stream *s);
-// Cancels if need be and frees the reader's side. wake() is not called after it returned.
+// Cancels if need be and frees the reader's side. wake() is not called after it returned. NULL is
+// fine.
 void stream_close(struct stream *s);
 
 // ---- evaluation, for tools ---------------------------------------------------------------------

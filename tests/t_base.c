@@ -53,6 +53,12 @@ TEST(err_prefix_keeps_code)
     REQUIRE_INT(err_set(&e, -EINVAL, "bad %d", 7), -EINVAL);
     REQUIRE_INT(err_prefix(&e, "file %s", "x"), -EINVAL);
     REQUIRE_STR(e.msg, "file x: bad 7");
+    char big[2 * ERR_MSG_MAX];
+    memset(big, 'x', sizeof(big));
+    big[sizeof(big) - 1] = '\0';
+    err_prefix(&e, "%s", big);
+    REQUIRE_INT(strlen(e.msg), ERR_MSG_MAX - 1);
+    REQUIRE(strncmp(e.msg, "xxx", 3) == 0 && strstr(e.msg, "x: f"));
     REQUIRE_INT(err_set(NULL, -ENOMEM, "nobody reads this"), -ENOMEM);
 }
 

@@ -282,6 +282,8 @@ void stream_cancel(struct stream *s)
 
 void stream_close(struct stream *s)
 {
+    if (!s)
+        return;
     stream_cancel(s);
     pthread_mutex_lock(&s->lock);
     assert(!s->closed);
