@@ -145,7 +145,7 @@ static void run_rope(struct ref *r, const struct op *op)
     free(divisor);
 }
 
-// ---- KV and attention -----------------------------------------------------------------------------
+// ---- KV and attention -------------------------------------------------------------------------
 
 static double as_half(double x)
 {

@@ -1,5 +1,5 @@
-// The oracle: every operation of the plan in double precision, one plain loop each, for one sequence
-// from position 0. Executors are compared with it; it shares no arithmetic with them.
+// The oracle: every operation of the plan in double precision, one plain loop each, for one
+// sequence from position 0. Executors are compared with it; it shares no arithmetic with them.
 #pragma once
 #include <stdint.h>
 #include "engine/exec/executor.h"

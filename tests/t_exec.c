@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <math.h>
 #include "base/base.h"
+#include "engine/exec/cpu/vec.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/null/null.h"
 #include "tests/ref.h"
@@ -15,7 +16,7 @@ TEST_MAIN
 #define TENSORS_MAX 32
 #define THREADS_DEFAULT 2
 
-// ---- a small model by hand ------------------------------------------------------------------------
+// ---- a small model by hand --------------------------------------------------------------------
 
 struct rig {
     struct model  model;
@@ -146,7 +147,7 @@ static struct batch_seq step_one(struct rig *r, const uint32_t *table, uint32_t 
     return seq;
 }
 
-// ---- row-wise operations ---------------------------------------------------------------------------
+// ---- row-wise operations ----------------------------------------------------------------------
 
 // Fills a slot of both sides with the same floats.
 static void fill_slot(struct rig *r, struct ref *ref, enum slot s, float scale)
@@ -323,7 +324,7 @@ TEST(rope)
     check_rope(c, false, true, 128, 100);
 }
 
-// ---- attention ----------------------------------------------------------------------------------------
+// ---- attention --------------------------------------------------------------------------------
 
 struct attn_case {
     uint32_t heads, kv_heads, dim, n, window;
@@ -599,7 +600,7 @@ TEST(alone_or_in_a_batch)
     rig_finish(&r);
 }
 
-// ---- blocks -----------------------------------------------------------------------------------------
+// ---- blocks -----------------------------------------------------------------------------------
 
 static void check_digest(const struct rig *r, const struct ref *ref, uint32_t block,
                          const uint8_t *bytes)
@@ -704,7 +705,7 @@ TEST(stale_blocks_do_not_leak)
     }
 }
 
-// ---- a whole model ------------------------------------------------------------------------------------
+// ---- a whole model ----------------------------------------------------------------------------
 
 struct shape {
     uint32_t layers, width, heads, kv_heads, dim, ff, window;
@@ -850,7 +851,28 @@ TEST(whole_models)
     check_model(&gemma, 4e-6);
 }
 
-// ---- the rest -----------------------------------------------------------------------------------------
+// The same program without AVX2: what other processors run.
+TEST(portable_kernels)
+{
+    struct rope_cfg rope = { .kind = ROPE_HALVES, .n_rot = 32, .base = 1e4f, .factor = 1 };
+    REQUIRE_INT(vec_force("no such"), -ENOTSUP);
+    REQUIRE_INT(vec_force("portable"), 0);
+    check_norm(60, 20, 3, true);
+    check_glu(ACT_SILU, 77, 2, 3.0f);
+    check_glu(ACT_GELU_TANH, 77, 2, 3.0f);
+    check_rope(rope, false, false, 32, 5);
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        struct attn_case c = {
+            .heads = 4, .kv_heads = 1, .dim = type == KV_F16 ? 20 : 32, .n = 330, .softcap = 9.0f,
+            .k_type = (enum kv_type)type, .v_type = (enum kv_type)type,
+            .attn = { SELECT_topk, 64, 0, 64 },
+        };
+        check_attention(&c);
+    }
+    REQUIRE_INT(vec_force(NULL), 0);
+}
+
+// ---- the rest ---------------------------------------------------------------------------------
 
 static int stop_at_once(void *ctx, uint64_t done_bytes, uint64_t total_bytes)
 {

@@ -47,7 +47,7 @@ static uint64_t now_ns(void)
     return (uint64_t)t.tv_sec * NS_PER_S + (uint64_t)t.tv_nsec;
 }
 
-// ---- the machine ---------------------------------------------------------------------------------
+// ---- the machine ------------------------------------------------------------------------------
 
 struct machine { struct pool *pool; uint64_t *memory; uint64_t sum; };
 
@@ -118,7 +118,7 @@ static int measure_machine(double *read_rate, double *flop_rate)
     return 0;
 }
 
-// ---- attention -----------------------------------------------------------------------------------
+// ---- attention --------------------------------------------------------------------------------
 
 struct bench {
     struct model     model;

@@ -1,10 +1,10 @@
-// Attention over block lists. A unit computes some rows of one KV head: a whole tile of rows, or one
-// split of a single row.
+// Attention over block lists. A unit computes some rows of one KV head: a whole tile of rows, or
+// one split of a single row.
 //
 // Whatever the unit, a row's arithmetic is the same: its list in ascending order, cut every
-// ATTN_SPLIT_BLOCKS entries; inside a split an online softmax block by block; splits merged in order
-// by log-sum-exp. A tile takes the blocks of all its rows in ascending order and gives each block to
-// the rows that list it, so the block is read from memory once for them.
+// ATTN_SPLIT_BLOCKS entries; inside a split an online softmax block by block; splits merged in
+// order by log-sum-exp. A tile takes the blocks of all its rows in ascending order and gives each
+// block to the rows that list it, so the block is read from memory once for them.
 #include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
@@ -41,7 +41,7 @@ struct job {
     uint32_t window, head, group, dim;
 };
 
-// ---- scratch --------------------------------------------------------------------------------------
+// ---- scratch ----------------------------------------------------------------------------------
 
 // With base NULL only counts.
 static void *carve(uint8_t *base, size_t *at, size_t bytes)
@@ -121,7 +121,7 @@ int attn_scratch_grow(struct cpu_program *g, uint32_t n_blocks, struct err *err)
     return 0;
 }
 
-// ---- select ---------------------------------------------------------------------------------------
+// ---- select -----------------------------------------------------------------------------------
 
 static void prefetch(const uint8_t *p, size_t bytes)
 {
@@ -171,7 +171,7 @@ static uint32_t view_entry(const struct row_view *v, uint32_t i)
     return i < v->n_sink ? i : v->first + i - v->n_sink;
 }
 
-// ---- attend -----------------------------------------------------------------------------------------
+// ---- attend -----------------------------------------------------------------------------------
 
 static void load_queries(const struct job *j, uint32_t row, float *q)
 {
@@ -240,7 +240,7 @@ static uint32_t add_queries(const struct job *j, uint32_t n, uint32_t query0, ui
     return n;
 }
 
-// ---- a whole tile -----------------------------------------------------------------------------------
+// ---- a whole tile -----------------------------------------------------------------------------
 
 static void merge_row(const struct job *j, uint32_t query0)
 {
@@ -310,7 +310,7 @@ static void run_tile(const struct job *j, const struct tile *t)
         store_output(j, t->row0 + i, i * j->group);
 }
 
-// ---- one split of a single row ------------------------------------------------------------------------
+// ---- one split of a single row ----------------------------------------------------------------
 
 static void merge_splits(const struct job *j, const struct attn_unit *u, uint32_t row)
 {
@@ -360,7 +360,7 @@ static void run_split(const struct job *j, const struct attn_unit *u, const stru
     merge_splits(j, u, t->row0);
 }
 
-// ---- the phase ------------------------------------------------------------------------------------
+// ---- the phase --------------------------------------------------------------------------------
 
 static struct job job_of(struct cpu_program *g, const struct phase *ph, uint32_t thread,
                          const struct attn_unit *u)

@@ -1,4 +1,5 @@
-// What attention reads and how its work is cut: block lists of rows, masks, and the units of a step.
+// What attention reads and how its work is cut: block lists of rows, masks, and the units of a
+// step.
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -8,7 +9,7 @@
 #define TOKENS KV_BLOCK_TOKENS
 #define PARTIAL_FLOATS_MAX ((size_t)32 << 20)   // beyond it single rows run as whole tiles
 
-// ---- views -------------------------------------------------------------------------------------
+// ---- views ------------------------------------------------------------------------------------
 
 // The first position that a window of n tokens up to pos sees.
 static uint32_t window_start(uint32_t pos, uint32_t n)
@@ -67,7 +68,7 @@ uint64_t attn_visible(const struct attn_policy *policy, uint32_t window, uint32_
     return past & (~far | before(block, policy->sink_tokens));
 }
 
-// ---- classes ------------------------------------------------------------------------------------
+// ---- classes ----------------------------------------------------------------------------------
 
 static uint32_t class_of(struct cpu_program *g, uint32_t window)
 {
@@ -101,7 +102,7 @@ void attn_classes_finish(struct cpu_program *g)
     free(g->attn_class);
 }
 
-// ---- units ---------------------------------------------------------------------------------------
+// ---- units ------------------------------------------------------------------------------------
 
 static uint32_t splits_of(const struct cpu_program *g, const struct attn_class *c,
                           const struct tile *t)

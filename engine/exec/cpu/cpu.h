@@ -1,5 +1,5 @@
-// Inside the CPU executor: a program is the plan cut into phases, and a step walks the phases inside
-// one region of the thread pool with one barrier after each.
+// Inside the CPU executor: a program is the plan cut into phases, and a step walks the phases
+// inside one region of the thread pool with one barrier after each.
 //
 //   PHASE_ROWS      row-wise operations in a chain, and the preparation of the next product's input
 //   PHASE_KV_WRITE  unit: the rows of one sequence in one block, one KV head
@@ -68,7 +68,7 @@ struct attn_scratch;                    // of a thread
 // The blocks that a row reads: `list`, or the first n_sink and then those from `first` on.
 struct row_view { const uint32_t *list; uint32_t n, n_sink, first; };
 
-// ---- the program ----------------------------------------------------------------------------------
+// ---- the program ------------------------------------------------------------------------------
 
 struct rope_table {
     struct mem cos, sin;                // (rows_max, n_rot / 2), of the rows of this step

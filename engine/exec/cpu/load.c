@@ -8,7 +8,7 @@
 #define LINE_FLOATS 16
 #define PACK_PANELS 32              // handed to a thread at once
 
-// ---- phases ------------------------------------------------------------------------------------
+// ---- phases -----------------------------------------------------------------------------------
 
 static struct phase *add_phase(struct cpu_program *g, enum phase_kind kind, uint32_t op0,
                                bool gathered)
@@ -72,7 +72,7 @@ static int build_phases(struct cpu_program *g, struct err *err)
     return 0;
 }
 
-// ---- weights --------------------------------------------------------------------------------------
+// ---- weights ----------------------------------------------------------------------------------
 
 // The matrix of a tensor; one that is used twice (tied embeddings) is packed once.
 static struct cpu_mat *find_mat(struct cpu_program *g, const struct tensor *t)
@@ -111,8 +111,10 @@ static int init_mats(struct cpu_program *g, struct err *err)
 }
 
 // Calls f for every norm weight and bias.
-static void each_vector(struct cpu_program *g, void (*f)(struct cpu_program *, const struct tensor *,
-                                                         const float **, size_t *), size_t *at)
+static void each_vector(struct cpu_program *g,
+                        void (*f)(struct cpu_program *g, const struct tensor *t,
+                                  const float **ret, size_t *at),
+                        size_t *at)
 {
     for (uint32_t i = 0; i < g->plan->n_ops; i++) {
         const struct op *op = &g->plan->op[i];
@@ -150,7 +152,7 @@ static int init_vectors(struct cpu_program *g, struct err *err)
     return 0;
 }
 
-// ---- packing --------------------------------------------------------------------------------------
+// ---- packing ----------------------------------------------------------------------------------
 
 struct packing {
     struct cpu_program *g;
@@ -200,7 +202,7 @@ static int pack_mats(struct cpu_program *g, struct err *err)
     return stopped ? err_set(err, -ECANCELED, "the load was stopped") : 0;
 }
 
-// ---- memory of a step --------------------------------------------------------------------------------
+// ---- memory of a step -------------------------------------------------------------------------
 
 static int init_slots(struct cpu_program *g, struct err *err)
 {

@@ -1,6 +1,6 @@
-// The thread pool. A region is one bump of `epoch`; its end, like every barrier inside it, is one bump
-// of `generation` by the last thread to arrive. Both are words that waiters first spin on and then
-// sleep on (futex).
+// The thread pool. A region is one bump of `epoch`; its end, like every barrier inside it, is one
+// bump of `generation` by the last thread to arrive. Both are words that waiters first spin on and
+// then sleep on (futex).
 #include "engine/exec/cpu/pool.h"
 #include <errno.h>
 #include <linux/futex.h>

@@ -17,7 +17,7 @@ uint32_t pool_threads(const struct pool *p);
 void pool_run(struct pool *p, void (*fn)(void *ctx, uint32_t thread), void *ctx);
 // Inside a region: waits until all threads are here.
 void pool_barrier(struct pool *p);
-// Inside a region, between two barriers: hands out [0, n) in pieces of `grain`. Every thread calls it
-// in a loop; false: nothing left. The counter is fresh after each barrier.
+// Inside a region, between two barriers: hands out [0, n) in pieces of `grain`. Every thread calls
+// it in a loop; false: nothing left. The counter is fresh after each barrier.
 struct pool_range { uint32_t begin, end; };
 int  pool_next(struct pool *p, uint32_t n, uint32_t grain, struct pool_range *ret);

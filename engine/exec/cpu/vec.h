@@ -4,9 +4,9 @@
 // Attention is two products with a common form, rows of floats times a block of K or V:
 //   scores = q (n, head_dim) * K (head_dim, 64 tokens)      lanes are tokens
 //   output = p (n, 64 tokens) * V (64 tokens, head_dim)     lanes are dimensions
-// Both are B (n_k, n_n) with n_n along the lanes, stored in panels: columns [0, 32) of every row, then
-// the next 32, and so on; the last panel holds what is left. Every element of a product is summed in
-// ascending k in the same way, whatever the tile or the number of rows.
+// Both are B (n_k, n_n) with n_n along the lanes, stored in panels: columns [0, 32) of every row,
+// then the next 32, and so on; the last panel holds what is left. Every element of a product is
+// summed in ascending k in the same way, whatever the tile or the number of rows.
 #pragma once
 #include <stdbool.h>
 #include <stddef.h>
@@ -65,7 +65,8 @@ struct vec {
 
 extern const struct vec vec_portable, vec_avx2;
 
-// The best that this processor and build have.
+// The best that this processor and build have, or what was forced.
 const struct vec *vec_best(void);
-// "portable", "AVX2"; NULL: unknown, or this processor or build lacks it.
-const struct vec *vec_by_name(const char *name);
+// For tests: executors opened from now on take the kernels of that name ("portable", "AVX2"; NULL:
+// the best again). -ENOTSUP: unknown, or this processor or build lacks them.
+int vec_force(const char *name);

@@ -34,7 +34,7 @@ static struct null_program *of(const struct program *p)
     return (struct null_program *)(uintptr_t)p;
 }
 
-// ---- tokens --------------------------------------------------------------------------------------
+// ---- tokens -----------------------------------------------------------------------------------
 
 // Letters, digits and punctuation, perhaps after the space mark of either kind of vocabulary.
 static bool is_word(struct gguf_str s)
@@ -91,7 +91,7 @@ int32_t null_next_token(const struct program *p, int32_t token, uint32_t pos)
     return g->text[x % g->n_text];
 }
 
-// ---- the executor ----------------------------------------------------------------------------------
+// ---- the executor -----------------------------------------------------------------------------
 
 static int null_open(struct executor **ret, const struct executor_params *p, struct err *err)
 {
@@ -261,7 +261,7 @@ const struct executor_ops executor_null = {
     .slot_write = null_slot_write,
 };
 
-// ---- for tests --------------------------------------------------------------------------------------
+// ---- for tests --------------------------------------------------------------------------------
 
 struct null_settings null_settings(const struct program *p)
 {

@@ -1,9 +1,9 @@
 // The null executor's own side, for tests and load generators: what it was given, and what it
 // pretends.
 //
-// It computes nothing and touches no weights. Of a row's logits all are zero but one, which is a pure
-// function of the row's token and position: greedy sampling gives an endless, repeatable stream of
-// ordinary text tokens, that a model's end token may end after a pseudo-random length.
+// It computes nothing and touches no weights. Of a row's logits all are zero but one, which is a
+// pure function of the row's token and position: greedy sampling gives an endless, repeatable
+// stream of ordinary text tokens, that a model's end token may end after a pseudo-random length.
 #pragma once
 #include <stdint.h>
 #include "engine/exec/executor.h"

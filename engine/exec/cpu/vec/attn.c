@@ -143,8 +143,8 @@ SIMD void tile(enum vec_form form, uint32_t nr, uint32_t nv, const struct vec_mu
             vf_store(m->c[r + i] + n0 + lane + v * LANES, sum[i][v]);
 }
 
-// The columns of a narrow last panel that fill no vector; only the plain forms have such. One scalar
-// chain each.
+// The columns of a narrow last panel that fill no vector; only the plain forms have such. One
+// scalar chain each.
 SIMD void columns(enum vec_form form, const struct vec_mul *m, const struct panel *p, uint32_t n0,
                   uint32_t lane)
 {
