@@ -74,6 +74,9 @@ void call_destroy(struct call_link *l)
     atomic_fetch_sub(&h->bodies_bytes, l->body_charged);
     if (l->attached)
         atomic_fetch_sub(&h->n_calls, 1);
+    // The worker that resumed this call may still be on its way out of the lock.
+    pthread_mutex_lock(&l->lock);
+    pthread_mutex_unlock(&l->lock);
     pthread_mutex_destroy(&l->lock);
     str_free(&l->c.body);
     str_free(&l->c.out);
