@@ -320,9 +320,10 @@ static void run_glu(struct ref *r, const struct op *op)
 
 static void run_gather(struct ref *r, const struct op *op)
 {
-    for (uint32_t i = 0; i < r->n_out; i++)
-        memcpy(row(r, op->dst[0], i), row(r, op->src[0], r->out_row[i]),
-               r->plan->slot_width[op->dst[0]] * sizeof(double));
+    for (unsigned k = 0; k < op->n_w; k++)
+        for (uint32_t i = 0; i < r->n_out; i++)
+            memcpy(row(r, op->dst[k], i), row(r, op->src[k], r->out_row[i]),
+                   r->plan->slot_width[op->dst[k]] * sizeof(double));
 }
 
 static void run_logits(struct ref *r, const struct op *op)

@@ -47,15 +47,15 @@ static void add_matrix(struct op *op, enum slot dst, const struct tensor *w,
     op->bias[op->n_w++] = bias;
 }
 
-// A block's output goes to the residual stream, through its post norm where it has one.
-static void add_block_output(struct plan *p, const struct model_cfg *c, uint32_t layer,
+// A block's output goes to the residual stream `x`, through its post norm where it has one.
+static void add_block_output(struct plan *p, const struct model_cfg *c, uint32_t layer, enum slot x,
                              enum slot src, const struct tensor *w, const struct tensor *bias,
                              const struct tensor *post_norm)
 {
     struct op *op = add_matmul(p, layer, src);
-    add_matrix(op, post_norm ? SLOT_Y : SLOT_X, w, bias);
+    add_matrix(op, post_norm ? SLOT_Y : x, w, bias);
     if (post_norm) {
-        add_norm(p, layer, SLOT_X, SLOT_Y, post_norm, c->norm_eps);
+        add_norm(p, layer, x, SLOT_Y, post_norm, c->norm_eps);
         op = &p->op[p->n_ops - 1];
         op->norm.scale = c->residual_scale;
     } else {
@@ -91,13 +91,23 @@ static void add_attention(struct plan *p, const struct model_cfg *c, uint32_t la
     op->attn.scale = c->attn_scale;
     op->attn.softcap = c->attn_softcap;
     op->attn.window = cfg_is_local(c, layer) ? c->window : 0;
-    add_block_output(p, c, layer, SLOT_A, w->attn_out, w->attn_out_bias, w->attn_post_norm);
 }
 
-static void add_mlp(struct plan *p, const struct model_cfg *c, uint32_t layer,
+// Once the last layer's keys and values are written, only the rows that need logits matter.
+static void add_gather(struct plan *p, uint32_t layer)
+{
+    struct op *op = add(p, OP_GATHER, layer);
+    op->n_w = 2;
+    op->dst[0] = SLOT_O;
+    op->src[0] = SLOT_X;
+    op->dst[1] = SLOT_B;
+    op->src[1] = SLOT_A;
+}
+
+static void add_mlp(struct plan *p, const struct model_cfg *c, uint32_t layer, enum slot x,
                     const struct layer_weights *w)
 {
-    add_norm(p, layer, SLOT_H, SLOT_X, w->ff_norm, c->norm_eps);
+    add_norm(p, layer, SLOT_H, x, w->ff_norm, c->norm_eps);
     struct op *op = add_matmul(p, layer, SLOT_H);
     add_matrix(op, SLOT_G, w->ff_gate, NULL);
     add_matrix(op, SLOT_U, w->ff_up, NULL);
@@ -106,17 +116,26 @@ static void add_mlp(struct plan *p, const struct model_cfg *c, uint32_t layer,
     op->src[0] = SLOT_G;
     op->src[1] = SLOT_U;
     op->glu.act = c->act;
-    add_block_output(p, c, layer, SLOT_G, w->ff_down, NULL, w->ff_post_norm);
+    add_block_output(p, c, layer, x, SLOT_G, w->ff_down, NULL, w->ff_post_norm);
+}
+
+static void add_layer(struct plan *p, const struct model_cfg *c, uint32_t layer,
+                      const struct layer_weights *w)
+{
+    bool last = layer == c->n_layers - 1;
+    enum slot x = last ? SLOT_O : SLOT_X, a = last ? SLOT_B : SLOT_A;
+    add_attention(p, c, layer, w);
+    if (last)
+        add_gather(p, layer);
+    add_block_output(p, c, layer, x, a, w->attn_out, w->attn_out_bias, w->attn_post_norm);
+    add_mlp(p, c, layer, x, w);
 }
 
 static void add_head(struct plan *p, const struct model_cfg *c, const struct weights *w)
 {
     uint32_t last = c->n_layers - 1;
-    struct op *op = add(p, OP_GATHER, last);
-    op->dst[0] = SLOT_O;
-    op->src[0] = SLOT_X;
     add_norm(p, last, SLOT_O, SLOT_O, w->out_norm, c->norm_eps);
-    op = add(p, OP_LOGITS, last);
+    struct op *op = add(p, OP_LOGITS, last);
     op->src[0] = SLOT_O;
     op->n_w = 1;
     op->w[0] = w->out;
@@ -129,7 +148,7 @@ static void set_widths(struct plan *p, const struct model_cfg *c)
     uint32_t q = c->n_heads * c->head_dim, kv = c->n_kv_heads * c->head_dim;
     const uint32_t width[SLOT_COUNT] = {
         [SLOT_X] = c->width, [SLOT_H] = c->width, [SLOT_Y] = c->post_norms ? c->width : 0,
-        [SLOT_O] = c->width, [SLOT_Q] = q, [SLOT_A] = q, [SLOT_K] = kv, [SLOT_V] = kv,
+        [SLOT_O] = c->width, [SLOT_Q] = q, [SLOT_A] = q, [SLOT_B] = q, [SLOT_K] = kv, [SLOT_V] = kv,
         [SLOT_G] = c->ff_width, [SLOT_U] = c->ff_width,
     };
     memcpy(p->slot_width, width, sizeof(width));
@@ -152,10 +171,8 @@ int plan_build(struct plan **ret, const struct model_cfg *c, const struct weight
     op->dst[0] = SLOT_X;
     op->w[0] = w->embed;
     op->embed.scale = c->embed_scale;
-    for (uint32_t i = 0; i < c->n_layers; i++) {
-        add_attention(p, c, i, &w->layer[i]);
-        add_mlp(p, c, i, &w->layer[i]);
-    }
+    for (uint32_t i = 0; i < c->n_layers; i++)
+        add_layer(p, c, i, &w->layer[i]);
     add_head(p, c, w);
     assert(p->n_ops <= n_max);
     *ret = p;
@@ -185,6 +202,7 @@ const char *slot_name(enum slot slot)
     static const char *const names[SLOT_COUNT] = {
         [SLOT_X] = "x", [SLOT_H] = "h", [SLOT_Q] = "q", [SLOT_K] = "k", [SLOT_V] = "v",
         [SLOT_A] = "a", [SLOT_G] = "g", [SLOT_U] = "u", [SLOT_Y] = "y", [SLOT_O] = "o",
+        [SLOT_B] = "b",
     };
     return slot < SLOT_COUNT ? names[slot] : "?";
 }
@@ -239,7 +257,9 @@ static void print_operands(const struct op *op, struct str *out)
                    slot_name(op->src[1]));
         break;
     case OP_GATHER:
-        str_printf(out, " %s = output rows of %s", slot_name(op->dst[0]), slot_name(op->src[0]));
+        for (unsigned i = 0; i < op->n_w; i++)
+            str_printf(out, "%s %s = output rows of %s", i ? "," : "", slot_name(op->dst[i]),
+                       slot_name(op->src[i]));
         break;
     case OP_KIND_COUNT:
         break;

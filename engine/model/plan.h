@@ -19,7 +19,8 @@ enum op_kind {
     OP_KV_WRITE,    // rows src[0] (k), src[1] (v) into the sequence's blocks; digests at block ends
     OP_ATTN,        // dst = attention(src[0] = q) over the blocks that the layer's selector lists
     OP_GLU,         // dst = act(src[0]) * src[1]
-    OP_GATHER,      // dst = the batch's output rows of src; later operations run on those only
+    OP_GATHER,      // dst[i] = the batch's output rows of src[i], i < n_w; later operations run on
+                    // those only
     OP_LOGITS,      // logits = softcap(scale * w[0] * src); the step's result
     OP_KIND_COUNT
 };
@@ -36,7 +37,8 @@ enum slot {         // activation slots, by role
     SLOT_A,         // attention output (n_heads * head_dim)
     SLOT_G, SLOT_U, // MLP gate and up (ff_width); GLU writes into SLOT_G
     SLOT_Y,         // a block's output before a post norm (width)
-    SLOT_O,         // gathered output rows (width)
+    SLOT_O,         // output rows of SLOT_X (width)
+    SLOT_B,         // output rows of SLOT_A (n_heads * head_dim)
     SLOT_COUNT
 };
 
@@ -46,7 +48,7 @@ struct op {
     enum op_kind kind;
     uint32_t     flags;                         // enum op_flags
     uint16_t     layer;                         // of KV_WRITE, ATTN; else for the print
-    uint8_t      n_w;                           // matrices of a MATMUL
+    uint8_t      n_w;                           // matrices of a MATMUL, slots of a GATHER
     uint8_t      dst[OP_W_MAX], src[2];         // enum slot
     const struct tensor *w[OP_W_MAX];           // borrowed
     const struct tensor *bias[OP_W_MAX];        // borrowed or NULL

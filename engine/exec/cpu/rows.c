@@ -37,8 +37,9 @@ static void glu(struct cpu_program *g, const struct op *op, uint32_t row)
 
 static void gather(struct cpu_program *g, const struct op *op, uint32_t row)
 {
-    memcpy(slot_row(g, op->dst[0], row), slot_row(g, op->src[0], g->batch->out_row[row]),
-           g->plan->slot_width[op->dst[0]] * sizeof(float));
+    for (unsigned i = 0; i < op->n_w; i++)
+        memcpy(slot_row(g, op->dst[i], row), slot_row(g, op->src[i], g->batch->out_row[row]),
+               g->plan->slot_width[op->dst[i]] * sizeof(float));
 }
 
 static void run_op(struct cpu_program *g, const struct cpu_op *o, uint32_t row)
