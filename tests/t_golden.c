@@ -110,9 +110,9 @@ static void read_peer(struct golden *g, const char *model)
     while (fgets(line, sizeof(line), f)) {
         if (sscanf(line, "%63s %63s %lf", name, prompt, &nmse) != 3 || strcmp(name, model) != 0)
             continue;
-        for (uint32_t i = 0; i < g->n_prompts; i++) {
-            if (strcmp(g->prompt[i].name, prompt) == 0)
-                g->prompt[i].peer_nmse = nmse;
+        for (struct golden_prompt *p = g->prompt; p < g->prompt + PROMPTS_MAX; p++) {
+            if (strcmp(p->name, prompt) == 0)
+                p->peer_nmse = nmse;
         }
     }
     fclose(f);
