@@ -76,8 +76,9 @@ static void free_conns(struct conn *c)
     }
 }
 
-// Closes everything but the listening sockets.
-static void destroy(struct http *h)
+// listeners: close the listening sockets too. They are not shut down: the service manager may hold
+// them, for whoever comes next.
+static void destroy(struct http *h, bool listeners)
 {
     atomic_store(&h->stopping, true);
     door_stop(h);
@@ -94,6 +95,8 @@ static void destroy(struct http *h)
         if (fds[i] >= 0)
             close(fds[i]);
     }
+    for (unsigned i = 0; listeners && i < h->p.n_listen; i++)
+        close(h->p.listen_fd[i]);
     pthread_mutex_destroy(&h->lock);
     pthread_mutex_destroy(&h->work_lock);
     pthread_cond_destroy(&h->work_cond);
@@ -139,22 +142,14 @@ int http_open(struct http **ret, const struct http_params *p, struct err *err)
     *ret = h;
     return 0;
 fail:
-    destroy(h);
+    destroy(h, false);
     return r;
 }
 
 void http_close(struct http *h)
 {
-    if (!h)
-        return;
-    for (unsigned i = 0; i < h->p.n_listen; i++)
-        shutdown(h->p.listen_fd[i], SHUT_RD);
-    int fds[16];
-    unsigned n = MIN(h->p.n_listen, (unsigned)ARRAY_LEN(fds));
-    memcpy(fds, h->p.listen_fd, n * sizeof(int));
-    destroy(h);
-    for (unsigned i = 0; i < n; i++)
-        close(fds[i]);
+    if (h)
+        destroy(h, true);
 }
 
 void http_wake_all(struct http *h)

@@ -142,6 +142,11 @@ def takes_sockets():
             assert s.recv(20).startswith(b'HTTP/1.1 ')
     os.kill(pid, signal.SIGTERM)
     assert os.waitpid(pid, 0)[1] == 0
+    for listener in (api, admin):       # still open for the next daemon
+        listener.settimeout(5)
+        with socket.create_connection(listener.getsockname()):
+            listener.accept()[0].close()
+        listener.close()
 
 
 @case
