@@ -48,6 +48,7 @@ const char *http_status_text(unsigned status)
     switch (status) {
     case 400: return "Bad Request";
     case 403: return "Forbidden";
+    case 413: return "Content Too Large";
     case 414: return "URI Too Long";
     case 429: return "Too Many Requests";
     case 431: return "Request Header Fields Too Large";

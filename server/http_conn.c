@@ -220,7 +220,7 @@ static int check_request(struct call_link *l, const struct fields *fs, const cha
     if (check_host(l, fs, f) < 0 || check_origin(l, fs, f) < 0)
         return -1;
     if (find_route(l, method, url, f) < 0) {
-        struct fault unseen;            // what is missing is not told to strangers
+        struct fault unseen = {0};      // what is missing is not told to strangers
         if (l->c.route && check_key(l, fs, &unseen) < 0)
             *f = unseen;
         return -1;
@@ -268,6 +268,7 @@ static enum MHD_Result body_part(struct call_link *l, const char *p, size_t *n)
         // is dropped for a moment, so that the client can read why.
         call_refuse(l, &f);
         l->told = true;
+        l->c.status = api_error_status(f.error);     // for the log and the counts
         str_free(&l->c.body);
         door_write_refusal(l->conn->fd, &f);
         shutdown(l->conn->fd, SHUT_WR);
@@ -312,7 +313,7 @@ void conn_completed(void *loop, struct MHD_Connection *mhd, void **ctx,
     *ctx = NULL;
     struct conn *conn = l->conn;
     call_destroy(l);
-    conn->seen_bytes = 0;
+    atomic_store(&conn->seen_bytes, 0);
     atomic_store(&conn->deadline_ns, clock_now_ns() + h->p.idle_ns);
     atomic_store(&conn->phase, CONN_IDLE);
 }

@@ -474,6 +474,10 @@ def keys(d):
         assert d.get('/health', port=port)[0] == 200 and d.get('/ready', port=port)[0] == 200
     assert d.get('/metrics', port=d.admin)[0] == 401
     assert d.get('/nope')[0] == 404
+    # Neither which methods a path knows.
+    status, got, text = d.request('DELETE', '/v1/models')
+    check_error(status, text, 401)
+    assert 'Retry-After' not in got, got['Retry-After']
 
 
 @key_case
