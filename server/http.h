@@ -47,7 +47,7 @@ struct call {
     const struct route *route;
     void          *app;                 // of http_params
     const char    *tail;                // what stood for the '*' of the route's path, else ""
-    struct str     body;                // NUL-terminated
+    struct str     body;                // NUL-terminated; gone when run() returned
     struct caller  caller;
     char           id[24];              // x-request-id
     uint64_t       start_ns;

@@ -60,6 +60,13 @@ static void attach(struct call_link *l)
         call_set_gone(l);
 }
 
+static void drop_body(struct call_link *l)
+{
+    atomic_fetch_sub(&l->http->bodies_bytes, l->body_charged);
+    l->body_charged = 0;
+    str_free(&l->c.body);
+}
+
 void call_destroy(struct call_link *l)
 {
     struct http *h = l->http;
@@ -71,14 +78,13 @@ void call_destroy(struct call_link *l)
     if (l->c.finish)
         l->c.finish(&l->c);
     h->p.events->ended(h->p.app, &l->c, l->sent_bytes);
-    atomic_fetch_sub(&h->bodies_bytes, l->body_charged);
+    drop_body(l);
     if (l->attached)
         atomic_fetch_sub(&h->n_calls, 1);
     // The worker that resumed this call may still be on its way out of the lock.
     pthread_mutex_lock(&l->lock);
     pthread_mutex_unlock(&l->lock);
     pthread_mutex_destroy(&l->lock);
-    str_free(&l->c.body);
     str_free(&l->c.out);
     arena_reset(&l->c.arena);
     free(l);
@@ -99,9 +105,11 @@ static bool park(struct call_link *l)
     return parks;
 }
 
+// A stream that was silent for long is not stalled: its reader gets its time from now on.
 static void unpark_locked(struct call_link *l)
 {
     if (l->parked && !l->working) {
+        atomic_store(&l->progress_ns, clock_now_ns());
         l->parked = false;
         MHD_resume_connection(l->mhd);
     }
@@ -321,6 +329,7 @@ static enum MHD_Result after_run(struct call_link *l)
 {
     struct call *c = &l->c;
     assert(c->status || c->pump);
+    drop_body(l);                       // an answer may take minutes
     if (c->pump)
         attach(l);
     if (c->streaming)

@@ -54,8 +54,13 @@ static void addr_key(const struct sockaddr_storage *a, unsigned char key[16])
     memset(key, 0, 16);
     if (a->ss_family == AF_INET)
         memcpy(key, &((const struct sockaddr_in *)a)->sin_addr, 4);
-    else if (a->ss_family == AF_INET6)
-        memcpy(key, &((const struct sockaddr_in6 *)a)->sin6_addr, 8);   // a /64 is one customer
+    if (a->ss_family != AF_INET6)
+        return;
+    const struct in6_addr *ip = &((const struct sockaddr_in6 *)a)->sin6_addr;
+    if (IN6_IS_ADDR_V4MAPPED(ip))       // of a socket for both families
+        memcpy(key, ip->s6_addr + 12, 4);
+    else
+        memcpy(key, ip, 8);             // a /64 is one customer
 }
 
 static struct addr_count **addr_slot(struct http *h, const unsigned char key[16])
@@ -345,7 +350,8 @@ static void watch_listeners(struct http *h, bool on)
 // ---- watching -----------------------------------------------------------------------------------
 
 // Has an idle connection begun its next request? Then it has as long for the head as a new one.
-static void look_at_idle(struct http *h, struct conn *c, uint64_t now_ns)
+// idle_ns: the deadline while it was idle; another one belongs to a request and stays.
+static void look_at_idle(struct http *h, struct conn *c, uint64_t now_ns, uint64_t idle_ns)
 {
     struct tcp_info info;
     socklen_t len = sizeof(info);
@@ -353,22 +359,23 @@ static void look_at_idle(struct http *h, struct conn *c, uint64_t now_ns)
         len < offsetof(struct tcp_info, tcpi_bytes_received) + 8)
         return;
     uint64_t bytes = info.tcpi_bytes_received + 1, deadline = now_ns + h->p.header_ns;
-    if (c->seen_bytes && bytes != c->seen_bytes && deadline < atomic_load(&c->deadline_ns))
-        atomic_store(&c->deadline_ns, deadline);
-    if (!c->seen_bytes || deadline <= atomic_load(&c->deadline_ns))
-        c->seen_bytes = bytes;
+    uint64_t seen = atomic_load(&c->seen_bytes);
+    if (seen && bytes != seen && deadline < idle_ns)
+        atomic_compare_exchange_strong(&c->deadline_ns, &idle_ns, deadline);
+    if (!seen || deadline <= idle_ns)
+        atomic_store(&c->seen_bytes, bytes);
 }
 
 static void watch_call(struct http *h, struct conn *c, struct call_link *l, uint64_t now_ns)
 {
-    uint64_t since = now_ns - MIN(now_ns, atomic_load(&l->progress_ns));
     if (!atomic_load(&l->flowing))
         return;
-    pthread_mutex_lock(&l->lock);
+    pthread_mutex_lock(&l->lock);       // unparking is progress: both or neither is seen
     bool parked = l->parked;
+    uint64_t since = now_ns - MIN(now_ns, atomic_load(&l->progress_ns));
     pthread_mutex_unlock(&l->lock);
     if (!parked && since > h->p.write_ns) {
-        atomic_store(&l->gone, true);   // takes nothing: a stalled reader
+        call_set_gone(l);               // takes nothing: a stalled reader
         shutdown(c->fd, SHUT_RDWR);
     } else if (parked && since > h->p.ping_ns) {
         atomic_store(&l->ping, true);
@@ -383,10 +390,9 @@ static void tick(struct http *h, uint64_t n_tick)
     unsigned n_late = 0;
     pthread_mutex_lock(&h->lock);
     for (struct conn *c = h->conns; c; c = c->next) {
-        int phase = atomic_load(&c->phase);
-        uint64_t deadline = atomic_load(&c->deadline_ns);
-        if (phase == CONN_IDLE && n_tick % IDLE_LOOK_TICKS == 0)
-            look_at_idle(h, c, now_ns);
+        uint64_t deadline = atomic_load(&c->deadline_ns);   // before the phase; see look_at_idle
+        if (n_tick % IDLE_LOOK_TICKS == 0 && atomic_load(&c->phase) == CONN_IDLE)
+            look_at_idle(h, c, now_ns, deadline);
         if (c->call)
             watch_call(h, c, c->call, now_ns);
         if (!deadline || now_ns < deadline)

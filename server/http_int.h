@@ -39,7 +39,7 @@ struct conn {
     atomic_int    phase;                // enum conn_phase
     atomic_bool   hup;                  // the client closed its sending side
     _Atomic uint64_t deadline_ns;       // 0: none
-    uint64_t      seen_bytes;           // received when the connection became idle
+    _Atomic uint64_t seen_bytes;        // received when the connection became idle; 0: not looked
 };
 
 struct http_loop {                      // one epoll thread of libmicrohttpd
