@@ -116,6 +116,13 @@ static void take_done(struct gen *g, struct choice *c, const struct delta *d)
     histogram_add(&m->decode, d->usage.decode_ns);
 }
 
+// Text that memory ran out for must not go out cut.
+static bool is_whole(const struct choice *c)
+{
+    return str_ok(&c->text) && str_ok(&c->logprobs) && str_ok(&c->top_logprobs) &&
+           str_ok(&c->offsets) && str_ok(&c->calls) && str_ok(&c->tools.held);
+}
+
 // Reads one choice as far as it goes. Returns -1 with f filled when it failed.
 static int pump_choice(struct gen *g, struct choice *c, struct fault *f)
 {
@@ -123,14 +130,16 @@ static int pump_choice(struct gen *g, struct choice *c, struct fault *f)
     while (!c->done && !(g->call->streaming && g->call->out.n > OUT_BYTES_GOAL) &&
            stream_read(c->stream, &d)) {
         measure(g, c, &d);
-        if (d.kind != DELTA_DONE) {
+        if (d.kind == DELTA_DONE) {
+            take_done(g, c, &d);
+            if (fault_of(c, f) < 0)
+                return -1;
+            g->format->choice_end(g, c);
+        } else {
             g->format->delta(g, c, &d);
-            continue;
         }
-        take_done(g, c, &d);
-        if (fault_of(c, f) < 0)
-            return -1;
-        g->format->choice_end(g, c);
+        if (!is_whole(c))
+            return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
     }
     return 0;
 }
@@ -160,7 +169,7 @@ static int refuse_submit(const struct gen *g, const struct gen_prompt *p, int r,
 {
     switch (r) {
     case -E2BIG:
-        return fault_set(f, ERROR_context_length, "messages",
+        return fault_set(f, ERROR_context_length, g->format->prompt,
                          "This model's maximum context length is %u tokens, "
                          "but the prompt has %zu.",
                          engine_info(g->p.model->engine)->ctx_tokens, p->tokens.n);

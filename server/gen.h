@@ -23,6 +23,7 @@ struct gen_prompt { struct tokens tokens; const char *text; size_t n_text; };   
 
 struct gen;
 struct gen_format {
+    const char *prompt;                                 // the field that the prompt came in
     void (*begin)(struct gen *g);                       // streams: before any delta; may be NULL
     void (*delta)(struct gen *g, struct choice *c, const struct delta *d);  // TEXT and PROMPT
     void (*choice_end)(struct gen *g, struct choice *c);

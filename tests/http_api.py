@@ -192,12 +192,12 @@ def limits(d):
 def context(d):
     ctx = json.loads(d.get('/v1/models/smol')[1])['max_model_len']
     error = refused(d, '/v1/completions', {'prompt': [5] * (ctx + 1), 'max_tokens': 1}, 400,
-                    'context_length_exceeded')
+                    'context_length_exceeded', 'prompt')
     assert str(ctx) in error['message'] and str(ctx + 1) in error['message'], error
     refused(d, '/v1/completions', {'prompt': [5] * (10 * ctx), 'max_tokens': 1}, 400,
             'context_length_exceeded')
     error = refused(d, CHAT, {'messages': [{'role': 'user', 'content': 'word ' * ctx}]}, 400,
-                    'context_length_exceeded')
+                    'context_length_exceeded', 'messages')
     assert str(ctx) in error['message'], error
     got = d.post('/v1/completions', {'prompt': [5] * (ctx - 3), 'max_tokens': 50,
                                      'ignore_eos': True})[1]

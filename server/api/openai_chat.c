@@ -232,7 +232,7 @@ static void end(struct gen *g)
 }
 
 static const struct gen_format format = {
-    .begin = begin, .delta = delta, .choice_end = choice_end, .end = end,
+    .prompt = "messages", .begin = begin, .delta = delta, .choice_end = choice_end, .end = end,
 };
 
 // ---- requests -----------------------------------------------------------------------------------
