@@ -316,12 +316,23 @@ static int read_godwit(const struct json *root, struct params *p, struct fault *
     return 0;
 }
 
+static int read_salt(const struct json *root, struct params *p, struct arena *a, struct fault *f)
+{
+    const char *salt;
+    int r = json_get_text(root, "cache_salt", &salt, f);
+    if (r <= 0)
+        return r;
+    p->cache_salt = arena_strdup(a, salt);
+    return p->cache_salt ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+}
+
 int params_read(struct params *ret, enum dialect dialect, const struct json_doc *doc,
                 struct model_entry *model, struct arena *a, struct fault *f)
 {
     const struct json *root = json_root(doc);
     struct params p = { .model = model, .gen = gen_params_default(), .n = 1 };
     uint32_t n_vocab = engine_info(model->engine)->n_vocab;
+    const char *user;                   // checked, and of no use here
     bool chat = dialect == DIALECT_CHAT;
     if (refuse_unsupported(root, f) < 0 || json_get_u32(root, "n", 1, CHOICES_MAX, &p.n, f) < 0 ||
         refuse_other_values(root, p.n, f) < 0 || read_sampling(doc, &p.gen, f) < 0 ||
@@ -330,8 +341,8 @@ int params_read(struct params *ret, enum dialect dialect, const struct json_doc 
     if (!chat && json_get_bool(root, "echo", &p.echo, f) < 0)
         return -1;
     if (read_limit(root, dialect, p.echo, &p.gen, f) < 0 || read_stream(root, &p, f) < 0 ||
-        read_godwit(root, &p, f) < 0 || json_get_text(root, "cache_salt", &p.cache_salt, f) < 0 ||
-        json_get_text(root, "user", &p.user, f) < 0)
+        read_godwit(root, &p, f) < 0 || read_salt(root, &p, a, f) < 0 ||
+        json_get_text(root, "user", &user, f) < 0)
         return -1;
     if ((chat ? read_chat_logprobs(root, &p.gen, f)
               : read_old_logprobs(root, p.echo, &p.gen, f)) < 0)

@@ -24,8 +24,7 @@ struct params {
     uint32_t            n;              // choices of a prompt
     bool                stream, include_usage;
     bool                echo;           // completions
-    const char         *cache_salt;     // NULL: none
-    const char         *user;           // NULL: none
+    const char         *cache_salt;     // NULL: none; in the arena
 };
 
 // Reads everything but the prompt. model was looked up by the caller. Returns 0 or -1, f filled.
