@@ -181,15 +181,17 @@ static bool is_idle(struct app *a)
 // so to their clients.
 static void drain(struct app *a, const sigset_t *set)
 {
-    uint64_t until_ns = clock_now_ns() + a->config.drain_timeout_s * NS_PER_S;
+    uint64_t until_ns = clock_now_ns() + a->config.drain_timeout_s * NS_PER_S, fed_ns = 0;
     bool now = false;
     atomic_store(&a->state, APP_DRAINING);
     notify_send(a->config.notify_socket, "STOPPING=1\nSTATUS=draining\n");
     log_notice("draining");
     for (uint32_t i = 0; i < a->models.n; i++)
         engine_drain(a->models.entry[i].engine);
-    while (!is_idle(a) && !now && clock_now_ns() < until_ns)
+    while (!is_idle(a) && !now && clock_now_ns() < until_ns) {
+        feed_watchdog(a, &fed_ns);      // a drain may be longer than its period
         now = wait_signal(a, set, 20);
+    }
     atomic_store(&a->state, APP_ABORTING);
     http_wake_all(a->main);
     until_ns = clock_now_ns() + NS_PER_S / 2;
