@@ -78,11 +78,6 @@ void keys_free(struct keys *k)
     free(k);
 }
 
-unsigned keys_count(const struct keys *k)
-{
-    return k->n;
-}
-
 bool keys_match(const struct keys *k, const char *key, struct caller *ret)
 {
     struct hash h;

@@ -9,6 +9,5 @@ struct keys;                            // immutable once loaded
 // Returns 0, the negative errno of reading, or -EINVAL: no key in it, or a line too long.
 int  keys_load(struct keys **ret, const char *path, struct err *err);
 void keys_free(struct keys *k);         // NULL is fine
-unsigned keys_count(const struct keys *k);
 // key may be NULL. On a match fills *ret (may be NULL) and returns true.
 bool keys_match(const struct keys *k, const char *key, struct caller *ret);

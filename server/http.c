@@ -168,7 +168,6 @@ void http_counts(struct http *h, struct http_counts *ret)
                             .accepted = atomic_load(&h->n_accepted) };
     pthread_mutex_lock(&h->lock);
     n.connections = h->n_conns;
-    n.at_door = h->n_linger;
     pthread_mutex_unlock(&h->lock);
     *ret = n;
 }

@@ -100,7 +100,7 @@ struct http_params {
     bool          loopback_only;        // Host must name this machine's loopback
 };
 
-struct http_counts { uint32_t connections, at_door, calls; uint64_t accepted; };
+struct http_counts { uint32_t connections, calls; uint64_t accepted; };
 
 // Returns 0 or negative errno. On failure *ret is untouched and the sockets stay the caller's.
 int  http_open(struct http **ret, const struct http_params *p, struct err *err);

@@ -9,7 +9,7 @@
 
 struct histogram {
     _Atomic uint64_t bucket[HISTOGRAM_BUCKETS_MAX + 1];     // not cumulative; the last is +Inf
-    _Atomic uint64_t sum_ns, count;
+    _Atomic uint64_t sum_ns;
 };
 void histogram_add(struct histogram *h, uint64_t ns);
 
@@ -27,7 +27,7 @@ struct model_metrics {
 #define METRIC_CODES 28
 struct http_metrics {
     _Atomic uint64_t responses[METRIC_CODES];   // by place in a table of known codes
-    _Atomic uint64_t bytes_sent, refused_at_door;
+    _Atomic uint64_t refused_at_door;
 };
 void http_metrics_count(struct http_metrics *m, unsigned status);
 
