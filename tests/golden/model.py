@@ -24,7 +24,8 @@ from bpe import Bpe
 
 HERE = Path(__file__).resolve().parent
 GREEDY_TOKENS = 64
-SUBSET = 256
+SUBSET = 128
+ROWS = 32
 SEED = 20
 
 # GGUF tensor name -> transformers' name, of a layer.
@@ -165,8 +166,9 @@ def log_sum_exp(row):
 
 
 def row_positions(n):
-    """Some positions of a prompt of n tokens and its greedy text."""
-    return sorted({1, n // 4, n // 2, 3 * n // 4, n - 1, n + 20, n + 41, n + GREEDY_TOKENS - 2})
+    """Positions spread over a prompt of n tokens and its greedy text, the prompt's last among them."""
+    spread = np.linspace(1, n + GREEDY_TOKENS - 2, ROWS - 1).astype(int).tolist()
+    return sorted({n - 1, *spread})
 
 
 def write_prompt(out, name, model, ids, subset):
