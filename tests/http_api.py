@@ -524,6 +524,7 @@ def cors(d):
     assert 'Access-Control-Allow-Credentials' not in got and got['Vary'] == 'Origin'
     status, got, _ = d.request('OPTIONS', CHAT, headers={'Origin': 'https://app.example'})
     assert status == 204 and 'POST' in got['Access-Control-Allow-Methods'], got
+    assert got['Access-Control-Allow-Headers'] == 'Authorization, *', got
     status, got, _ = d.request('OPTIONS', CHAT, headers={'Origin': 'https://evil.example'})
     assert status == 403 and 'Access-Control-Allow-Origin' not in got
 
