@@ -49,7 +49,7 @@ static void nap(void)
     nanosleep(&(struct timespec){ .tv_nsec = 2000000 }, NULL);
 }
 
-// libmicrohttpd must not be stopped with suspended connections.
+// Ends what waits. libmicrohttpd must not be stopped with suspended connections.
 static void end_calls(struct http *h)
 {
     uint64_t until_ns = clock_now_ns() + CLOSE_WAIT_NS;
@@ -64,8 +64,6 @@ static void end_calls(struct http *h)
         pthread_mutex_unlock(&h->lock);
         nap();
     }
-    if (atomic_load(&h->n_calls))
-        log_error("%u calls did not end", atomic_load(&h->n_calls));
 }
 
 static void free_conns(struct conn *c)
@@ -84,6 +82,9 @@ static void destroy(struct http *h, bool listeners)
     door_stop(h);
     end_calls(h);
     workers_stop(h);
+    end_calls(h);                       // those that workers were busy with for longer
+    if (atomic_load(&h->n_calls))
+        log_error("%u calls did not end", atomic_load(&h->n_calls));
     for (unsigned i = 0; h->loop && i < h->p.threads; i++) {
         if (h->loop[i].mhd)
             MHD_stop_daemon(h->loop[i].mhd);
