@@ -339,6 +339,31 @@ TEST(steps_keep_to_their_time)
     }
 }
 
+// A prompt with the machine to itself runs in the largest steps, though each takes longer than the
+// goal: what a step costs beside its rows hardly counts.
+TEST(a_lone_prompt_is_hardly_slowed_by_chunks)
+{
+    struct sched_params p = small;
+    p.rows_max = 512;
+    p.max_step_ns = 100000000;
+    sim_open(&sim, &p, 400);
+    sim.row_ns = 1e6;
+    sim.step_ns = 5e7;
+    sim.depth_ns = 0;
+    sim_add(&sim, 0, 1, 2048, 1, false, false);     // by then the cost is known
+    while (sim.n_live > 0)
+        sim_step(&sim);
+    uint64_t start = sim.now_ns, first = sim.n_steps;
+    sim_add(&sim, 0, 2, 4096, 1, false, false);
+    while (sim.n_live > 0)
+        sim_step(&sim);
+    double whole_steps = 4096 * sim.row_ns + 4096 / 512 * sim.step_ns;
+    if ((double)(sim.now_ns - start) > 1.03 * whole_steps)
+        TEST_FAIL("%.0f ms in %llu steps, not %.0f ms", (double)(sim.now_ns - start) / 1e6,
+                  (unsigned long long)(sim.n_steps - first), whole_steps / 1e6);
+    sim_close(&sim);
+}
+
 // What a step costs beyond twice the largest one measured is a guess that nobody shall wait for.
 TEST(steps_grow_by_doubling)
 {

@@ -9,6 +9,9 @@
 #define CHUNK_FIRST 32
 // Prefill rows of a step whose time the decodes alone already use up: prompts must go on.
 #define CHUNK_MIN 16
+// A step without decodes makes no stream falter: only who comes new waits for its end. It may take
+// this many times max_step_ns, since small chunks cost a prompt up to half of its speed.
+#define PREFILL_STEPS 16
 
 int sched_create(struct sched **ret, const struct sched_params *p, struct kv_pool *pool,
                  struct err *err)
@@ -240,6 +243,11 @@ static void add_decodes(struct sched *s)
     s->n_decodes = s->step.n_items;
 }
 
+static uint64_t limit_ns(const struct sched *s)
+{
+    return s->n_decodes > 0 ? s->p.max_step_ns : s->p.max_step_ns * PREFILL_STEPS;
+}
+
 // Rows of prompts that the step still takes, for a sequence that is at pos0.
 static uint32_t rows_left(const struct sched *s, uint32_t pos0)
 {
@@ -248,7 +256,7 @@ static uint32_t rows_left(const struct sched *s, uint32_t pos0)
     // Beyond twice of what was measured the cost is a guess.
     uint32_t known = MAX(2 * s->cost.rows_seen, CHUNK_MIN) + s->n_decodes;
     n = MIN(n, known > t->n_rows ? known - t->n_rows : 0);
-    uint32_t fit = cost_rows_within(&s->cost, t->work, pos0, n, s->p.max_step_ns);
+    uint32_t fit = cost_rows_within(&s->cost, t->work, pos0, n, limit_ns(s));
     if (t->n_items == s->n_decodes)
         fit = MAX(fit, MIN(n, CHUNK_MIN));
     return t->n_out < s->p.outputs_max && t->n_items < s->p.seqs_max ? fit : 0;
