@@ -400,20 +400,48 @@ static int32_t draw(const struct sampler *s, struct sampler_scratch *w, const fl
 
 // ---- the outside --------------------------------------------------------------------------------
 
-// The n_top best of the candidates' order: descending logit, then ascending id.
-static void put_top(struct sampler_scratch *w, const float *logits, double lse, uint32_t n_top,
+// Puts a logit in its place among the best so far, the last of which falls out when there are k.
+// (top[].logprob is the logit still.)
+static void top_insert(struct token_logprob *t, uint32_t k, int32_t token, float logit)
+{
+    uint32_t j = t->n_top < k ? t->n_top++ : k - 1;
+    for (; j > 0 && t->top[j - 1].logprob < logit; j--)
+        t->top[j] = t->top[j - 1];
+    t->top[j].token = token;
+    t->top[j].logprob = logit;
+}
+
+// The k best: descending logit, then ascending id. One pass that looks only into blocks whose
+// largest logit beats the worst of the best so far.
+static void put_top(const struct sampler_scratch *w, const float *logits, double lse, uint32_t k,
                     struct token_logprob *ret)
 {
-    size_t n = n_top ? collect_best(w, logits, n_top) : 0;
-    ret->n_top = (uint32_t)n;
-    for (size_t i = 0; i < n; i++) {
-        size_t j = i;                       // n is at most LOGPROBS_MAX: insertion
-        float logprob = (float)((double)w->weight[i] - lse);
-        for (; j > 0 && ret->top[j - 1].logprob < logprob; j--)
-            ret->top[j] = ret->top[j - 1];
-        ret->top[j].token = w->token[i];
-        ret->top[j].logprob = logprob;
+    float least = -INFINITY;
+    ret->n_top = 0;
+    for (size_t at = 0; k > 0 && at < w->n_vocab; at += ROW_BLOCK) {
+        if (w->block_max[at / ROW_BLOCK] <= least)
+            continue;
+        size_t end = MIN(at + ROW_BLOCK, (size_t)w->n_vocab);
+        for (size_t i = at; i < end; i++) {
+            if (logits[i] <= least)
+                continue;
+            top_insert(ret, k, (int32_t)i, logits[i]);
+            if (ret->n_top == k)
+                least = ret->top[k - 1].logprob;
+        }
     }
+    for (uint32_t i = 0; i < ret->n_top; i++)
+        ret->top[i].logprob = (float)((double)ret->top[i].logprob - lse);
+}
+
+// After scan() of the same row, whose largest logit is max.
+static void put_logprobs(struct sampler_scratch *w, const float *logits, float max, int32_t token,
+                         uint32_t n_top, struct token_logprob *ret)
+{
+    double lse = max + log(row_sum_exp(logits, w->n_vocab, max, 1, w->block_sum));
+    ret->token = token;
+    ret->logprob = (float)((double)logits[token] - lse);
+    put_top(w, logits, lse, n_top, ret);
 }
 
 int sampler_logprob(struct sampler_scratch *w, const float *logits, int32_t token, uint32_t n_top,
@@ -422,13 +450,9 @@ int sampler_logprob(struct sampler_scratch *w, const float *logits, int32_t toke
     float max = 0;
     assert(token >= 0 && (uint32_t)token < w->n_vocab && n_top <= LOGPROBS_MAX);
     int rc = scan(w, logits, &max, err);
-    if (rc < 0)
-        return rc;
-    double lse = max + log(row_sum_exp(logits, w->n_vocab, max, 1, w->block_sum));
-    ret->token = token;
-    ret->logprob = (float)((double)logits[token] - lse);
-    put_top(w, logits, lse, n_top, ret);
-    return 0;
+    if (rc == 0)
+        put_logprobs(w, logits, max, token, n_top, ret);
+    return rc;
 }
 
 int sampler_pick(struct sampler *s, struct sampler_scratch *w, const float *logits, int32_t *token,
@@ -444,10 +468,12 @@ int sampler_pick(struct sampler *s, struct sampler_scratch *w, const float *logi
     if (rc < 0)
         return rc;
     int32_t picked = s->params.temperature > 0 ? draw(s, w, row, max) : first_at(w, row, max);
-    if (lp)
-        rc = sampler_logprob(w, logits, picked, (uint32_t)MAX(s->params.logprobs, 0), lp, err);
+    if (lp && row != logits)
+        rc = scan(w, logits, &max, err);
     if (rc < 0)
         return rc;
+    if (lp)
+        put_logprobs(w, logits, max, picked, (uint32_t)MAX(s->params.logprobs, 0), lp);
     if (counts)
         seen_add(&s->seen, picked)->generated++;
     s->step++;
