@@ -398,6 +398,11 @@ TEST(answer_adds_up)
     ask(e, &r, &other);
     REQUIRE_INT(other.done.usage.cached_tokens, 192);
     REQUIRE(same(&answer, &other));
+    struct engine_stats stats;
+    engine_stats(e, &stats);
+    REQUIRE_INT(stats.prompt_tokens, 400);
+    REQUIRE_INT(stats.cached_tokens, 192);
+    REQUIRE_INT(stats.generated_tokens, 100);
     // prompt and answer as the next prompt: also the answer's blocks are there
     memcpy(many.prompt[0], prompt, sizeof prompt);
     memcpy(many.prompt[0] + 200, answer.token, 50 * sizeof(int32_t));

@@ -114,6 +114,7 @@ static int take_token(struct engine *e, struct job *j, const float *logits,
     if (!j->first_ns)
         j->first_ns = clock_now_ns();
     j->usage.generated_tokens++;
+    e->n_generated++;
     seq_push(&j->seq, token);
     *reason = reason_after(e, j, token);
     bool stopped = *reason != FINISH_STOP && show_token(e, j, token);

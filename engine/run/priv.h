@@ -58,6 +58,7 @@ struct engine {
     struct kv_pool       *pool;
     struct sched         *sched;
     struct job           *jobs;         // all that it has
+    uint64_t              n_prompt, n_cached, n_generated;  // tokens, for stats
     struct batch          batch;
     int32_t              *batch_token;  // (rows_max)
     struct batch_seq     *batch_seq;    // (seqs_max)

@@ -44,6 +44,9 @@ static void stats_refresh_locked(struct engine *e)
     e->stats.preemptions = s.preemptions;
     e->stats.kv_blocks_used = kv_pool_n_used(e->pool);
     e->stats.kv_blocks_cached = kv_pool_n_cached(e->pool);
+    e->stats.prompt_tokens = e->n_prompt;
+    e->stats.cached_tokens = e->n_cached;
+    e->stats.generated_tokens = e->n_generated;
 }
 
 static void count_end(struct engine *e, const struct job *j, enum finish_reason reason)
@@ -135,15 +138,21 @@ int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_
     return r < 0 ? r : ops->wait(e->prog, STEP_TIMEOUT_NS, err);
 }
 
+static void start(struct engine *e, struct job *j)
+{
+    j->started_ns = clock_now_ns();
+    e->n_prompt += j->seq.n_prompt;
+    e->n_cached += j->seq.n_cached;
+}
+
 static int run_planned(struct engine *e, const struct sched_step *t, struct err *err)
 {
     uint32_t n_rows = 0, n_out = 0;
-    uint64_t now = clock_now_ns();
     e->batch.n_seqs = 0;
     for (uint32_t i = 0; i < t->n_items; i++) {
         struct job *j = job_of(t->item[i].seq);
         if (!j->started_ns)
-            j->started_ns = now;
+            start(e, j);
         batch_add(e, &t->item[i], &n_rows, &n_out);
     }
     assert(n_rows == t->n_rows && n_out == t->n_out);
@@ -191,14 +200,14 @@ static void run_step(struct engine *e)
 {
     const struct sched_step *t = sched_plan(e->sched);
     struct err err = {0};
-    uint64_t start = clock_now_ns();
+    uint64_t start_ns = clock_now_ns();
     if (run_planned(e, t, &err) < 0) {
         fail(e, &err);
         return;
     }
-    uint64_t end = clock_now_ns();
-    sched_commit(e->sched, end - start);
-    count_step(e, t, start, end);
+    uint64_t end_ns = clock_now_ns();
+    sched_commit(e->sched, end_ns - start_ns);
+    count_step(e, t, start_ns, end_ns);
     take_outputs(e, t);
 }
 
