@@ -719,6 +719,37 @@ TEST(nan_ends_only_its_request_and_is_not_cached)
     engine_close(e);
 }
 
+static struct executor_ops poor_ops;
+static atomic_bool poor;
+
+static int poor_submit(struct program *g, struct batch *b, struct err *err)
+{
+    return poor ? err_set(err, -ENOMEM, "no memory for a batch") : executor_null.submit(g, b, err);
+}
+
+TEST(no_memory_for_a_step_ends_only_its_requests)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    poor_ops = executor_null;
+    poor_ops.submit = poor_submit;
+    e->x->ops = &poor_ops;
+    int32_t prompt[200];
+    for (int i = 0; i < 200; i++)
+        prompt[i] = 1000 + i;
+    struct request r = request_of(prompt, 200, 10);
+    poor = true;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_ERROR);
+    REQUIRE_INT(answer.done.err.code, -ENOMEM);
+    poor = false;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.n_tokens, 10);
+    REQUIRE_INT(answer.done.usage.cached_tokens, 0);    // the lost step gave nothing to share
+    require_idle(e);
+    e->x->ops = &executor_null;
+    engine_close(e);
+}
+
 // ---- many threads ----
 
 struct client { struct engine *e; uint64_t seed; unsigned n_done, n_busy; };

@@ -196,12 +196,24 @@ static void fail(struct engine *e, const struct err *err)
     end_all(e, FINISH_ERROR, err);
 }
 
+// A batch for which there was no memory never began: whoever was in it ends, the others go on.
+static void end_step(struct engine *e, const struct sched_step *t, const struct err *err)
+{
+    for (uint32_t i = 0; i < t->n_items; i++)
+        job_end(e, job_of(t->item[i].seq), FINISH_ERROR, err);
+}
+
 static void run_step(struct engine *e)
 {
     const struct sched_step *t = sched_plan(e->sched);
     struct err err = {0};
     uint64_t start_ns = clock_now_ns();
-    if (run_planned(e, t, &err) < 0) {
+    int r = run_planned(e, t, &err);
+    if (r == -ENOMEM) {
+        end_step(e, t, &err);
+        return;
+    }
+    if (r < 0) {
         fail(e, &err);
         return;
     }
