@@ -364,6 +364,31 @@ TEST(a_lone_prompt_is_hardly_slowed_by_chunks)
     sim_close(&sim);
 }
 
+// The last chunk of a short prompt is not followed by another prompt's rows beyond the goal.
+TEST(a_short_prompt_does_not_wait_for_a_long_one_beside_it)
+{
+    struct sched_params p = small;
+    p.rows_max = 512;
+    p.max_step_ns = 100000000;
+    sim_open(&sim, &p, 400);
+    sim.row_ns = 1e6;
+    sim.step_ns = 2e7;
+    sim_add(&sim, 0, 1, 8000, 1, false, false);
+    for (int i = 0; i < 10; i++)
+        sim_step(&sim);
+    sim_add(&sim, 1, 2, 30, 0, false, false);     // ends with its prompt
+    uint64_t start = 0;
+    for (uint32_t steps = 0; sim.n_live > 1; steps++) {
+        REQUIRE(steps < 4);
+        start = sim.now_ns;
+        sim_step(&sim);
+    }
+    REQUIRE(sim.now_ns - start < 150000000);
+    while (sim.n_live > 0)
+        sim_step(&sim);
+    sim_close(&sim);
+}
+
 // What a step costs beyond twice the largest one measured is a guess that nobody shall wait for.
 TEST(steps_grow_by_doubling)
 {

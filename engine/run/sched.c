@@ -9,8 +9,9 @@
 #define CHUNK_FIRST 32
 // Prefill rows of a step whose time the decodes alone already use up: prompts must go on.
 #define CHUNK_MIN 16
-// A step without decodes makes no stream falter: only who comes new waits for its end. It may take
-// this many times max_step_ns, since small chunks cost a prompt up to half of its speed.
+// The first prompt of a step without decodes makes no stream falter: only who comes new waits for
+// its end. The step may take this many times max_step_ns then, since small chunks cost a prompt up
+// to half of its speed. Further prompts may not: the first one's answer would wait for them.
 #define PREFILL_STEPS 16
 
 int sched_create(struct sched **ret, const struct sched_params *p, struct kv_pool *pool,
@@ -245,7 +246,7 @@ static void add_decodes(struct sched *s)
 
 static uint64_t limit_ns(const struct sched *s)
 {
-    return s->n_decodes > 0 ? s->p.max_step_ns : s->p.max_step_ns * PREFILL_STEPS;
+    return s->p.max_step_ns * (s->step.n_items == 0 ? PREFILL_STEPS : 1);
 }
 
 // Rows of prompts that the step still takes, for a sequence that is at pos0.

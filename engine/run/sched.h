@@ -1,9 +1,9 @@
 // The scheduler: which rows of which sequences run in the next step.
 //
 // Every step: first one row of each decoding sequence, then chunks of prompts, sized so that the
-// step is expected to stay within max_step_ns; where nothing decodes, within a multiple of that.
-// Chunks and admissions go to the client that was served the fewest tokens, within a client to the
-// oldest sequence.
+// step is expected to stay within max_step_ns, or within a multiple of that for one prompt's chunk
+// where nothing decodes. Chunks and admissions go to the client that was served the fewest tokens,
+// within a client to the oldest sequence.
 //
 // A sequence is admitted when the pool has blocks for all its tokens, and gets them at once.
 // Decoding takes a block now and then; when the pool is dry the youngest running sequence is
@@ -27,7 +27,7 @@ struct sched_params {
     uint32_t seqs_max;              // running sequences
     uint32_t outputs_max;           // rows with logits of a step, >= seqs_max
     uint32_t live_max;              // waiting and running sequences
-    uint64_t max_step_ns;           // of one that decodes
+    uint64_t max_step_ns;
 };
 
 struct sched_item {                 // rows [n_computed, n_computed + n_rows) of a sequence
