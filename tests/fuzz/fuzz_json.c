@@ -1,5 +1,5 @@
-// Fuzzes the JSON check and what is built behind it: what the check takes, cJSON must take too, every
-// value can be walked, and a string that was read and written again is the same string.
+// Fuzzes the JSON check and what is built behind it: what the check takes, cJSON must take too,
+// every value can be walked, and a string that was read and written again is the same string.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
