@@ -29,6 +29,11 @@ int fault_set(struct fault *f, enum api_error error, const char *param, const ch
     return -1;
 }
 
+int fault_no_memory(struct fault *f)
+{
+    return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+}
+
 void fault_at(struct fault *f, const char *fmt, ...)
 {
     va_list ap;

@@ -25,6 +25,9 @@ struct fault {
 int fault_set(struct fault *f, enum api_error error, const char *param, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+// Memory ran out; perhaps not for the next request.
+int fault_no_memory(struct fault *f);
+
 // Says which object is being read from now on: "messages[2]", "" for the top level.
 void fault_at(struct fault *f, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -139,7 +139,7 @@ static int pump_choice(struct gen *g, struct choice *c, struct fault *f)
             g->format->delta(g, c, &d);
         }
         if (!is_whole(c))
-            return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+            return fault_no_memory(f);
     }
     return 0;
 }
@@ -184,7 +184,7 @@ static int refuse_submit(const struct gen *g, const struct gen_prompt *p, int r,
     case -EIO:
         return fault_set(f, ERROR_engine_lost, NULL, "The model cannot run any more.");
     case -ENOMEM:
-        return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(f);
     }
     return fault_set(f, ERROR_internal, NULL, "The request could not be started.");
 }
@@ -252,7 +252,7 @@ int gen_start(struct call *call, const struct params *p, const struct gen_format
     int r = -1;
     if (!g || !(g->choice = arena_calloc(&call->arena, (size_t)n_prompts * p->n,
                                          sizeof(*g->choice)))) {
-        fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        fault_no_memory(f);
         goto out;
     }
     g->call = call;

@@ -152,7 +152,7 @@ void call_answer(struct call *c, unsigned status, const char *type)
     if (str_ok(&c->out))
         return;
     struct fault f = {0};
-    fault_set(&f, ERROR_overloaded, NULL, "Out of memory.");
+    fault_no_memory(&f);
     str_free(&c->out);
     call_fail(c, &f);
 }

@@ -155,7 +155,7 @@ static int find_route(struct call_link *l, const char *method, const char *url, 
     }
     str_free(&allow);
     if (l->c.route)
-        return l->c.tail ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        return l->c.tail ? 0 : fault_no_memory(f);
     if (!other)
         return fault_set(f, ERROR_not_found, NULL, "There is nothing at this URL.");
     l->c.route = other;                 // for the key, and the names in logs
@@ -209,7 +209,7 @@ static int take_body(struct call_link *l, const char *p, size_t n, struct fault 
     if (atomic_fetch_add(&h->bodies_bytes, n) + n > BODIES_BYTES_MAX)
         return fault_set(f, ERROR_overloaded, NULL, "Too many large requests at once.");
     str_add(&l->c.body, p, n);
-    return str_ok(&l->c.body) ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+    return str_ok(&l->c.body) ? 0 : fault_no_memory(f);
 }
 
 // ---- requests -----------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ static int copy_names(const struct json *tools, struct tool_names *ret, struct a
         if (!ret->name[ret->n++])
             ret->name = NULL;
     }
-    return ret->name ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+    return ret->name ? 0 : fault_no_memory(f);
 }
 
 int chat_read(struct chat *ret, const struct json_doc *doc, struct arena *a, struct fault *f)

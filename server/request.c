@@ -14,7 +14,7 @@ int request_json(struct json_doc **ret, const struct str *body, struct fault *f)
                          "The body is empty; a JSON object is needed.");
     int r = json_open(&d, body->p, body->n, &err);
     if (r == -ENOMEM)
-        return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(f);
     if (r)
         return fault_set(f, ERROR_invalid_json, NULL, "The body is %s.", err.msg);
     if (!json_is_object(json_root(d))) {
@@ -178,7 +178,7 @@ static int read_bias(const struct json *root, uint32_t n_vocab, struct gen_param
                          LOGIT_BIAS_MAX);
     struct logit_bias *b = arena_calloc(a, n, sizeof(*b));
     if (!b)
-        return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(f);
     for (const struct json *v = json_first(o); v; v = json_next(v)) {
         struct logit_bias *to = &b[g->n_bias];
         if (!parse_token(json_key(v), n_vocab, &to->token))
@@ -203,7 +203,7 @@ static int add_stop(const struct json *v, struct stop_string *to, struct arena *
                          "'stop' must hold strings of 1 to %d bytes", STOP_BYTES_MAX);
     to->p = arena_memdup(a, json_text(v), n);
     to->n = n;
-    return to->p ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+    return to->p ? 0 : fault_no_memory(f);
 }
 
 static int read_stop(const struct json *root, struct gen_params *g, struct arena *a,
@@ -219,7 +219,7 @@ static int read_stop(const struct json *root, struct gen_params *g, struct arena
                          STOP_STRINGS_MAX);
     struct stop_string *stop = arena_calloc(a, n, sizeof(*stop));
     if (!stop)
-        return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(f);
     const struct json *item = list ? json_first(v) : v;
     for (size_t i = 0; i < n; i++, item = list ? json_next(item) : NULL) {
         if (add_stop(item, &stop[i], a, f) < 0)
@@ -323,7 +323,7 @@ static int read_salt(const struct json *root, struct params *p, struct arena *a,
     if (r <= 0)
         return r;
     p->cache_salt = arena_strdup(a, salt);
-    return p->cache_salt ? 0 : fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+    return p->cache_salt ? 0 : fault_no_memory(f);
 }
 
 int params_read(struct params *ret, enum dialect dialect, const struct json_doc *doc,

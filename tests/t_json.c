@@ -177,6 +177,11 @@ TEST(fault_form)
     REQUIRE_STR(s.p,
                 "{\"error\":{\"message\":\"'n\\\"' is wrong\",\"type\":\"invalid_request_error\","
                      "\"param\":\"n\",\"code\":\"invalid_value\"}}");
+    str_clear(&s);
+    REQUIRE(fault_no_memory(&f) == -1 && api_error_status(f.error) == 503);
+    fault_json(&s, &f);
+    REQUIRE_STR(s.p, "{\"error\":{\"message\":\"Out of memory.\",\"type\":\"server_error\","
+                     "\"param\":null,\"code\":\"overloaded\"}}");
     str_free(&s);
 }
 

@@ -29,7 +29,7 @@ static int run(struct api_request *r, struct call *c)
     str_puts(&c->out, "}");
     str_free(&text);
     if (!ok)
-        return fault_set(&r->fault, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(&r->fault);
     call_answer(c, 200, "application/json");
     return 0;
 }

@@ -254,7 +254,7 @@ static int make_prompt(const struct chat *chat, struct model_entry *m, struct to
         return fault_set(f, ERROR_unsupported, "model",
                          "The model '%.60s' has no chat template; use /v1/completions.", m->name);
     case -ENOMEM:
-        return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(f);
     case -E2BIG:
         return fault_set(f, ERROR_invalid_value, "messages",
                          "The model's chat template cannot render this conversation: %.200s",
@@ -275,7 +275,7 @@ static int run(struct api_request *r, struct call *c)
     struct chat chat;
     struct gen_prompt *prompt = arena_alloc(&c->arena, sizeof(*prompt));
     if (!prompt)
-        return fault_set(&r->fault, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(&r->fault);
     if (chat_read(&chat, r->doc, &c->arena, &r->fault) < 0 ||
         params_read(&p, DIALECT_CHAT, r->doc, r->model, &c->arena, &r->fault) < 0)
         return -1;

@@ -200,11 +200,6 @@ static const struct gen_format format = {
 
 // ---- prompts ------------------------------------------------------------------------------------
 
-static int no_memory(struct fault *f)
-{
-    return fault_set(f, ERROR_overloaded, NULL, "Out of memory.");
-}
-
 static int text_prompt(const struct tokenizer *t, const char *text, struct gen_prompt *p,
                        struct arena *a, struct fault *f)
 {
@@ -212,7 +207,7 @@ static int text_prompt(const struct tokenizer *t, const char *text, struct gen_p
     p->text = arena_memdup(a, text, p->n_text);
     if (!p->text || tokenizer_encode(t, text, p->n_text, NULL, TOKENIZE_SPECIAL | TOKENIZE_BOS,
                                      &p->tokens, NULL) != 0)
-        return no_memory(f);
+        return fault_no_memory(f);
     return p->tokens.n ? 0 : fault_set(f, ERROR_invalid_value, "prompt",
                                        "The prompt has no token.");
 }
@@ -234,12 +229,12 @@ static int id_prompt(const struct tokenizer *t, const struct json *list, struct 
         const char *piece = tokenizer_piece(t, (int32_t)id, true, &n);
         str_add(&text, piece, n);
         if (tokens_add(&p->tokens, (int32_t)id) != 0)
-            r = no_memory(f);
+            r = fault_no_memory(f);
     }
     p->n_text = text.n;
     p->text = arena_memdup(a, text.p, text.n);
     if (r == 0 && (!p->text || !str_ok(&text)))
-        r = no_memory(f);
+        r = fault_no_memory(f);
     str_free(&text);
     return r;
 }
@@ -268,7 +263,7 @@ static int read_prompts(const struct json *root, const struct tokenizer *t, stru
         return fault_set(f, ERROR_invalid_value, "prompt", "more than %d prompts", PROMPTS_MAX);
     struct gen_prompt *p = arena_calloc(a, count, sizeof(*p));
     if (!p)
-        return no_memory(f);
+        return fault_no_memory(f);
     *ret = p;
     *n = (uint32_t)count;
     const struct json *item = many ? json_first(v) : v;

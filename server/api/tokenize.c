@@ -19,7 +19,7 @@ static int run(struct api_request *r, struct call *c)
     unsigned flags = (add_special ? TOKENIZE_BOS : 0u) | (parse_special ? TOKENIZE_SPECIAL : 0u);
     if (tokenizer_encode(engine_tokenizer(r->model->engine), text, strlen(text), NULL, flags, &out,
                          NULL) != 0)
-        return fault_set(&r->fault, ERROR_overloaded, NULL, "Out of memory.");
+        return fault_no_memory(&r->fault);
     str_puts(&c->out, "{\"tokens\":[");
     for (size_t i = 0; i < out.n; i++)
         str_printf(&c->out, "%s%d", i ? "," : "", out.id[i]);
