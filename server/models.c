@@ -15,6 +15,15 @@ static const char *base_name(struct arena *a, const char *file)
     return arena_memdup(a, name, n);
 }
 
+static const char *make_label(struct arena *a, const char *name)
+{
+    struct str s = {0};
+    metrics_label(&s, "model", name);
+    const char *label = str_ok(&s) ? arena_strdup(a, s.p) : NULL;
+    str_free(&s);
+    return label;
+}
+
 static struct model_entry *find_name(struct models *m, const char *name)
 {
     for (uint32_t i = 0; i < m->n; i++) {
@@ -40,6 +49,9 @@ static int add_model(struct models *m, const char *spec, struct err *err)
         return err_set(err, -EINVAL, "model: \"%s\" is not [NAME=]FILE", spec);
     if (find_name(m, e->name))
         return err_set(err, -EINVAL, "model: the name \"%s\" stands twice", e->name);
+    e->label = make_label(&m->arena, e->name);
+    if (!e->label)
+        return err_set(err, -ENOMEM, "out of memory");
     e->created_s = clock_unix_s();
     m->n++;
     return 0;

@@ -9,6 +9,7 @@ struct model_entry {
     const char    *name, *file;         // borrowed from the registry's arena
     struct engine *engine;              // NULL until it is open
     struct model_metrics metrics;
+    const char    *label;               // of its metrics: model="NAME"
     int64_t        created_s;
 };
 

@@ -92,6 +92,15 @@ def configuration_file():
 
 
 @case
+def any_name_of_a_model():
+    name = 'a"b\\c'
+    with Daemon(model=name + '=' + need_model()) as d:
+        assert json.loads(d.get('/v1/models')[1])['data'][0]['id'] == name
+        text = d.get('/metrics', port=d.admin)[1].decode()
+        assert 'godwit_kv_blocks{model="a\\"b\\\\c"} ' in text, text
+
+
+@case
 def tells_the_manager():
     with Manager() as m:
         env = {'NOTIFY_SOCKET': m.path, 'WATCHDOG_USEC': '2000000'}

@@ -72,7 +72,7 @@ static const struct timing timings[] = {
     { "request_decode_time_seconds", "From the first token to the last.", TIMING(decode) },
 };
 
-static void put_gauges(struct str *out, struct models *m, const struct str *label)
+static void put_gauges(struct str *out, struct models *m)
 {
     struct engine_stats stats[CONFIG_LIST_MAX];
     for (uint32_t i = 0; i < m->n; i++)
@@ -80,42 +80,42 @@ static void put_gauges(struct str *out, struct models *m, const struct str *labe
     for (size_t g = 0; g < ARRAY_LEN(gauges); g++) {
         metrics_family(out, gauges[g].name, gauges[g].type, gauges[g].help);
         for (uint32_t i = 0; i < m->n; i++)
-            metrics_value(out, gauges[g].name, label[i].p,
+            metrics_value(out, gauges[g].name, m->entry[i].label,
                           gauges[g].of(&stats[i], engine_info(m->entry[i].engine)));
     }
 }
 
-static void put_counters(struct str *out, struct models *m, const struct str *label)
+static void put_counters(struct str *out, struct models *m)
 {
     for (size_t k = 0; k < ARRAY_LEN(counters); k++) {
         metrics_family(out, counters[k].name, "counter", counters[k].help);
         for (uint32_t i = 0; i < m->n; i++) {
             char *base = (char *)&m->entry[i].metrics;
             _Atomic uint64_t *v = (_Atomic uint64_t *)(void *)(base + counters[k].offset);
-            metrics_value(out, counters[k].name, label[i].p, (double)atomic_load(v));
+            metrics_value(out, counters[k].name, m->entry[i].label, (double)atomic_load(v));
         }
     }
 }
 
-static void put_timings(struct str *out, struct models *m, const struct str *label)
+static void put_timings(struct str *out, struct models *m)
 {
     for (size_t t = 0; t < ARRAY_LEN(timings); t++) {
         metrics_family(out, timings[t].name, "histogram", timings[t].help);
         for (uint32_t i = 0; i < m->n; i++) {
             char *base = (char *)&m->entry[i].metrics;
-            metrics_histogram(out, timings[t].name, label[i].p,
+            metrics_histogram(out, timings[t].name, m->entry[i].label,
                               (struct histogram *)(void *)(base + timings[t].offset));
         }
     }
 }
 
-static void put_finished(struct str *out, struct models *m, const struct str *label)
+static void put_finished(struct str *out, struct models *m)
 {
     metrics_family(out, "request_success_total", "counter", "Requests that ended, by reason.");
     for (uint32_t i = 0; i < m->n; i++) {
         for (int f = 0; f < FINISHED_COUNT; f++)
             str_printf(out, "godwit_request_success_total{%s,finished_reason=\"%s\"} %llu\n",
-                       label[i].p, finished_name((enum finished)f),
+                       m->entry[i].label, finished_name((enum finished)f),
                        (unsigned long long)atomic_load(&m->entry[i].metrics.finished[f]));
     }
 }
@@ -140,17 +140,12 @@ static void put_http(struct str *out, struct app *a)
 void api_metrics(struct call *c)
 {
     struct app *a = app_of(c);
-    struct str label[CONFIG_LIST_MAX] = {0};
     put_http(&c->out, a);
     if (app_state(a) != APP_LOADING) {
-        for (uint32_t i = 0; i < a->models.n; i++)
-            metrics_label(&label[i], "model", a->models.entry[i].name);
-        put_gauges(&c->out, &a->models, label);
-        put_counters(&c->out, &a->models, label);
-        put_timings(&c->out, &a->models, label);
-        put_finished(&c->out, &a->models, label);
-        for (uint32_t i = 0; i < a->models.n; i++)
-            str_free(&label[i]);
+        put_gauges(&c->out, &a->models);
+        put_counters(&c->out, &a->models);
+        put_timings(&c->out, &a->models);
+        put_finished(&c->out, &a->models);
     }
     call_answer(c, 200, "text/plain; version=0.0.4; charset=utf-8");
 }
