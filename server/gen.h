@@ -19,7 +19,11 @@ struct choice {
     struct tool_parser tools;
 };
 
-struct gen_prompt { struct tokens tokens; const char *text; size_t n_text; };   // text: for echo
+struct gen_prompt {
+    struct tokens tokens;
+    const char   *text; size_t n_text;  // for echo
+    bool          bos_added;            // the first token stands for none of the text
+};
 
 struct gen;
 struct gen_format {

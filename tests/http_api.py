@@ -6,12 +6,13 @@ import json
 import tempfile
 import time
 
-from http_util import (Checks, Daemon, check_error, read_response, request_bytes)
+from http_util import (Checks, Daemon, check_error, model_path, read_response, request_bytes)
 
 CHAT = '/v1/chat/completions'
 USER = [{'role': 'user', 'content': 'Say hello.'}]
 case = Checks()
 key_case = Checks()
+bos_case = Checks()
 
 
 def refused(d, path, body, want=400, code=None, param=None):
@@ -529,6 +530,20 @@ def cors(d):
     assert status == 403 and 'Access-Control-Allow-Origin' not in got
 
 
+# ---- a model that puts BOS in front of every text ------------------------
+
+@bos_case
+def offsets_without_bos(d):
+    for prompt in ('Hello there', '<bos>Hello there', ''):
+        got = d.complete(prompt, echo=True, logprobs=0, ignore_eos=True)[1]['choices'][0]
+        lists, text = got['logprobs'], got['text']
+        assert lists['tokens'][:2].count('<bos>') == 1 and text.startswith(prompt), got
+        own = 0 if prompt.startswith('<bos>') else 1    # tokens that the prompt does not spell
+        assert lists['text_offset'][0] == 0, got
+        for token, offset in list(zip(lists['tokens'], lists['text_offset']))[own:]:
+            assert token.startswith('bytes:') or text[offset:offset + len(token)] == token, got
+
+
 def main():
     with Daemon('--model-alias', 'other', '--ctx', '2048') as d:
         case.run(d)
@@ -538,8 +553,12 @@ def main():
         with Daemon('--api-key-file', f.name, '--cors-origin', 'https://app.example') as d:
             d.key_file = f.name
             key_case.run(d)
-    case.cases += key_case.cases
-    case.failed += key_case.failed
+    if gemma := model_path('gemma-3-270m-q4_k_m.gguf'):
+        with Daemon('--ctx', '512', model='gemma=' + gemma) as d:
+            bos_case.run(d)
+    for more in (key_case, bos_case):
+        case.cases += more.cases
+        case.failed += more.failed
     case.finish()
 
 

@@ -61,6 +61,7 @@ static void put_top(struct str *out, const struct tokenizer *t, const struct tok
 static void add_logprobs(struct gen *g, struct choice *c, const struct delta *d)
 {
     const struct tokenizer *t = engine_tokenizer(g->p.model->engine);
+    bool bos_added = g->prompt[c->prompt].bos_added;
     for (uint32_t i = 0; i < d->n_tokens && g->p.gen.logprobs >= 0; i++) {
         const struct token_logprob *l = d->logprob ? &d->logprob[i] : NULL;
         const char *comma = c->n_logprobs++ ? "," : "";
@@ -69,7 +70,8 @@ static void add_logprobs(struct gen *g, struct choice *c, const struct delta *d)
         str_puts(&c->text, comma);
         put_piece(&c->text, p, n);
         str_printf(&c->offsets, "%s%zu", comma, c->n_chars);
-        c->n_chars += count_chars(p, n);
+        if (l || !bos_added)            // only the first token of a prompt has no log-probability
+            c->n_chars += count_chars(p, n);
         str_puts(&c->logprobs, comma);
         str_puts(&c->top_logprobs, comma);
         if (!l) {                       // nothing stands before the first token of a prompt
@@ -200,6 +202,16 @@ static const struct gen_format format = {
 
 // ---- prompts ------------------------------------------------------------------------------------
 
+// Did the encoder put a BOS in front that the text does not spell?
+static bool has_added_bos(const struct tokenizer *t, const struct gen_prompt *p)
+{
+    if (!p->tokens.n || p->tokens.id[0] != tokenizer_bos(t))
+        return false;
+    size_t n;
+    const char *bos = tokenizer_piece(t, p->tokens.id[0], true, &n);
+    return n > p->n_text || memcmp(p->text, bos, n) != 0;
+}
+
 static int text_prompt(const struct tokenizer *t, const char *text, struct gen_prompt *p,
                        struct arena *a, struct fault *f)
 {
@@ -208,6 +220,7 @@ static int text_prompt(const struct tokenizer *t, const char *text, struct gen_p
     if (!p->text || tokenizer_encode(t, text, p->n_text, NULL, TOKENIZE_SPECIAL | TOKENIZE_BOS,
                                      &p->tokens, NULL) != 0)
         return fault_no_memory(f);
+    p->bos_added = has_added_bos(t, p);
     return p->tokens.n ? 0 : fault_set(f, ERROR_invalid_value, "prompt",
                                        "The prompt has no token.");
 }
