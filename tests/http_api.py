@@ -200,6 +200,16 @@ def context(d):
     error = refused(d, CHAT, {'messages': [{'role': 'user', 'content': 'word ' * ctx}]}, 400,
                     'context_length_exceeded', 'messages')
     assert str(ctx) in error['message'], error
+    # A text that cannot fit is refused before it is cut into tokens, by its bytes.
+    most = 32 * ctx + 4096
+    error = refused(d, '/v1/completions', {'prompt': ['x', 'a' * (most + 1)]}, 400,
+                    'context_length_exceeded', 'prompt')
+    assert f'{ctx} tokens' in error['message'] and f'{most + 1} bytes' in error['message'], error
+    assert 'bytes' not in refused(d, '/v1/completions', {'prompt': 'a' * most})['message']
+    error = refused(d, CHAT, {'messages': [{'role': 'user', 'content': 'a' * most}]}, 400,
+                    'context_length_exceeded', 'messages')
+    assert 'bytes' in error['message'], error
+    assert d.post('/tokenize', {'content': 'a ' * most})[0] == 200
     got = d.post('/v1/completions', {'prompt': [5] * (ctx - 3), 'max_tokens': 50,
                                      'ignore_eos': True})[1]
     assert got['choices'][0]['finish_reason'] == 'length', got

@@ -21,6 +21,11 @@ int  api_begin(struct api_request *r, struct call *c);
 // Answers with r->fault if `result` is negative, and gives the document back.
 void api_end(struct api_request *r, struct call *c, int result);
 
+// Refuses a text that cannot fit the context, before the work of finding its tokens. param: the
+// field that it came in. Returns 0 or -1.
+int  api_check_text(const struct model_entry *m, size_t n_bytes, const char *param,
+                    struct fault *f);
+
 // One model as /v1/models tells it.
 void api_put_model(struct str *out, const struct model_entry *m, const char *id);
 

@@ -2,6 +2,10 @@
 #include "base/base.h"
 #include "server/api/api.h"
 
+// Tokens are 3 to 5 bytes long on average; only texts far from ordinary have more than this.
+#define TOKEN_BYTES_MAX 32
+#define TEXT_BYTES_FREE 4096            // so that a small context still tells its prompts' tokens
+
 int api_begin(struct api_request *r, struct call *c)
 {
     *r = (struct api_request){0};
@@ -23,6 +27,17 @@ void api_end(struct api_request *r, struct call *c, int result)
     r->doc = NULL;
     if (result < 0)
         call_fail(c, &r->fault);
+}
+
+int api_check_text(const struct model_entry *m, size_t n_bytes, const char *param,
+                   struct fault *f)
+{
+    uint32_t ctx_tokens = engine_info(m->engine)->ctx_tokens;
+    if (n_bytes <= (size_t)ctx_tokens * TOKEN_BYTES_MAX + TEXT_BYTES_FREE)
+        return 0;
+    return fault_set(f, ERROR_context_length, param,
+                     "This model's maximum context length is %u tokens, "
+                     "but the prompt has %zu bytes.", ctx_tokens, n_bytes);
 }
 
 void api_put_model(struct str *out, const struct model_entry *m, const char *id)

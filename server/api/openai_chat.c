@@ -247,6 +247,8 @@ static int make_prompt(const struct chat *chat, struct model_entry *m, struct to
         .kwargs = chat->kwargs.p, .n_kwargs = chat->kwargs.n,
         .add_generation_prompt = true, .now = (time_t)clock_unix_s(),
     };
+    if (api_check_text(m, v.n_messages + v.n_tools + v.n_kwargs, "messages", f) < 0)
+        return -1;
     switch (engine_chat_prompt(m->engine, &v, out, NULL, &err)) {
     case 0:
         break;

@@ -212,10 +212,13 @@ static bool has_added_bos(const struct tokenizer *t, const struct gen_prompt *p)
     return n > p->n_text || memcmp(p->text, bos, n) != 0;
 }
 
-static int text_prompt(const struct tokenizer *t, const char *text, struct gen_prompt *p,
+static int text_prompt(const struct model_entry *m, const char *text, struct gen_prompt *p,
                        struct arena *a, struct fault *f)
 {
+    const struct tokenizer *t = engine_tokenizer(m->engine);
     p->n_text = strlen(text);
+    if (api_check_text(m, p->n_text, "prompt", f) < 0)
+        return -1;
     p->text = arena_memdup(a, text, p->n_text);
     if (!p->text || tokenizer_encode(t, text, p->n_text, NULL, TOKENIZE_SPECIAL | TOKENIZE_BOS,
                                      &p->tokens, NULL) != 0)
@@ -252,20 +255,20 @@ static int id_prompt(const struct tokenizer *t, const struct json *list, struct 
     return r;
 }
 
-static int one_prompt(const struct tokenizer *t, const struct json *v, struct gen_prompt *p,
+static int one_prompt(const struct model_entry *m, const struct json *v, struct gen_prompt *p,
                       struct arena *a, struct fault *f)
 {
     if (json_is_string(v))
-        return text_prompt(t, json_text(v), p, a, f);
+        return text_prompt(m, json_text(v), p, a, f);
     if (json_is_array(v) && json_first(v) && json_is_number(json_first(v)))
-        return id_prompt(t, v, p, a, f);
+        return id_prompt(engine_tokenizer(m->engine), v, p, a, f);
     return fault_set(f, ERROR_invalid_value, "prompt",
                      "'prompt' must be a string, a list of strings, a list of tokens, "
                      "or a list of lists of tokens");
 }
 
-static int read_prompts(const struct json *root, const struct tokenizer *t, struct gen_prompt **ret,
-                        uint32_t *n, struct arena *a, struct fault *f)
+static int read_prompts(const struct json *root, const struct model_entry *m,
+                        struct gen_prompt **ret, uint32_t *n, struct arena *a, struct fault *f)
 {
     const struct json *v = json_get(root, "prompt");
     if (!v)
@@ -281,7 +284,7 @@ static int read_prompts(const struct json *root, const struct tokenizer *t, stru
     *n = (uint32_t)count;
     const struct json *item = many ? json_first(v) : v;
     for (size_t i = 0; i < count; i++, item = many ? json_next(item) : NULL) {
-        if (one_prompt(t, item, &p[i], a, f) < 0)
+        if (one_prompt(m, item, &p[i], a, f) < 0)
             return -1;
     }
     return 0;
@@ -294,8 +297,7 @@ static int run(struct api_request *r, struct call *c)
     uint32_t n = 0;
     if (params_read(&p, DIALECT_COMPLETION, r->doc, r->model, &c->arena, &r->fault) < 0)
         return -1;
-    if (read_prompts(r->root, engine_tokenizer(r->model->engine), &prompt, &n, &c->arena,
-                     &r->fault) < 0) {
+    if (read_prompts(r->root, r->model, &prompt, &n, &c->arena, &r->fault) < 0) {
         for (uint32_t i = 0; i < n; i++)
             tokens_free(&prompt[i].tokens);
         return -1;
