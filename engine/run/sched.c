@@ -4,6 +4,7 @@
 #include <string.h>
 #include "engine/run/sched_priv.h"
 #include "base/base.h"
+#include "base/clock.h"
 
 // Rows of the first prefill chunk ever, before anything is known of the machine.
 #define CHUNK_FIRST 32
@@ -13,6 +14,7 @@
 // its end. The step may take this many times max_step_ns then, since small chunks cost a prompt up
 // to half of its speed. Further prompts may not: the first one's answer would wait for them.
 #define PREFILL_STEPS 16
+#define PREFILL_NS_MAX (2 * NS_PER_S)   // but not so long that the engine seems to hang
 
 int sched_create(struct sched **ret, const struct sched_params *p, struct kv_pool *pool,
                  struct err *err)
@@ -246,7 +248,8 @@ static void add_decodes(struct sched *s)
 
 static uint64_t limit_ns(const struct sched *s)
 {
-    return s->p.max_step_ns * (s->step.n_items == 0 ? PREFILL_STEPS : 1);
+    uint64_t goal = s->p.max_step_ns;
+    return s->step.n_items == 0 ? MAX(goal, MIN(goal * PREFILL_STEPS, PREFILL_NS_MAX)) : goal;
 }
 
 // Rows of prompts that the step still takes, for a sequence that is at pos0.
