@@ -192,6 +192,16 @@ static int read_tool_choice(const struct json *root, bool has_tools, struct faul
                      "'tool_choice' can be 'none' or 'auto'; calls are not enforced");
 }
 
+// How many calls an answer holds is the model's choice.
+static int refuse_single_calls(const struct json *root, struct fault *f)
+{
+    bool parallel = true;
+    if (json_get_bool(root, "parallel_tool_calls", &parallel, f) < 0)
+        return -1;
+    return parallel ? 0 : fault_set(f, ERROR_unsupported, "parallel_tool_calls",
+                                    "'parallel_tool_calls': false is not supported");
+}
+
 // Variables of a template may be scalars only: they choose, they do not bring content.
 static int check_kwargs(const struct json *o, struct fault *f)
 {
@@ -238,7 +248,7 @@ int chat_read(struct chat *ret, const struct json_doc *doc, struct arena *a, str
         return -1;
     bool has_tools = tools && json_first(tools);
     r = read_tool_choice(root, has_tools, f);
-    if (r < 0)
+    if (r < 0 || (r > 0 && refuse_single_calls(root, f) < 0))
         return -1;
     c.uses_tools = r > 0;
     c.messages = json_raw(doc, "messages");

@@ -46,6 +46,7 @@ static int refuse_unsupported(const struct json *root, struct fault *f)
         "structured_outputs", "regex", "chat_template", "prompt_embeds", "typical_p", "mirostat",
         "logits_processors", "allowed_token_ids", "bad_words", "truncate_prompt_tokens",
         "continue_final_message", "prompt_logprobs", "length_penalty", "use_beam_search",
+        "store",
     };
     for (size_t i = 0; i < ARRAY_LEN(fields); i++) {
         const struct json *v = json_get(root, fields[i]);

@@ -147,7 +147,8 @@ def ranges(d):
         'top_k': [-1, 0, 5], 'stop': ['x', ['x', 'y'], None], 'seed': [0, -1, 2 ** 63 - 1],
         'logit_bias': [{}, {'5': -100, '6': 100}], 'unknown_field': [{'a': 1}],
         'stream_options': [None], 'tools': [[], None], 'tool_choice': ['none', 'auto', None],
-        'response_format': [{'type': 'text'}, None], 'parallel_tool_calls': [True],
+        'response_format': [{'type': 'text'}, None], 'parallel_tool_calls': [True, False],
+        'store': [False, None],
         'godwit': [{}, {'attention': 'native'}, {'attention': 'topk', 'budget': 2048},
                    {'attention': 'window', 'window': 512, 'sinks': 4}],
     }
@@ -166,6 +167,7 @@ def refused_by_name(d):
         ('tool_choice', 'required'), ('audio', {'voice': 'x'}), ('best_of', 3),
         ('tool_choice', {'type': 'function', 'function': {'name': 'f'}}),
         ('modalities', ['text', 'audio']), ('chat_template', '{{ 1 }}'), ('guided_json', {}),
+        ('store', True), ('parallel_tool_calls', False),
     ]
     for field, value in rows:
         refused(d, CHAT, {'messages': USER, 'tools': [tool], field: value}, 400,
