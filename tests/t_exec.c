@@ -496,6 +496,39 @@ TEST(attention_softcap)
 }
 
 // The layer's window and the request's, with edges on and off block ends.
+// A NaN in a key or value reaches the outputs that read it: what is poisoned must not look sound.
+static void check_nan(enum kv_type type, bool in_value)
+{
+    static const uint32_t whole[] = { ROWS_MAX };
+    const uint32_t at = 70;
+    struct attn_case c = {
+        .heads = 2, .kv_heads = 1, .dim = 64, .n = 90, .k_type = type, .v_type = type,
+    };
+    struct rig r;
+    struct rows x;
+    rig_attention(&r, &c);
+    rows_init(&x, &r, c.n);
+    (in_value ? x.v : x.k)[at * c.dim + 5] = NAN;
+    run_chunks(&r, &x, whole, 1, 0, c.attn);
+    for (uint32_t i = 0; i < c.n; i++) {
+        bool is_nan = isnan(x.a[i * c.heads * c.dim + 5]);
+        if (i >= at)
+            REQUIRE(is_nan);
+        else if (!in_value || i < KV_BLOCK_TOKENS)      // 0 * NaN: a block's values go together
+            REQUIRE(!is_nan);
+    }
+    rows_finish(&x);
+    rig_finish(&r);
+}
+
+TEST(nan_is_not_lost)
+{
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        check_nan((enum kv_type)type, false);
+        check_nan((enum kv_type)type, true);
+    }
+}
+
 TEST(attention_windows)
 {
     static const uint32_t windows[] = { 1, 63, 64, 65, 100, 264 };

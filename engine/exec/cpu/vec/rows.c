@@ -119,13 +119,18 @@ void VEC(from_f16)(float *dst, const uint16_t *x, uint32_t n)
     }
 }
 
-// The scale is rounded to half precision first, so that the integers fit what is stored.
+// The scale is rounded to half precision first, so that the integers fit what is stored. A NaN lives
+// on in the scale.
 uint16_t VEC(to_q8)(int8_t *dst, const float *x)
 {
-    float largest = 0.0f;
-    for (uint32_t i = 0; i < KV_Q8_GROUP; i++)
-        largest = MAX(largest, fabsf(x[i]));
-    uint16_t half = f32_to_f16(MIN(largest / 127.0f, 65504.0f));
+    uint32_t magnitude, bits = 0;       // as integers, NaN is the largest of all
+    for (uint32_t i = 0; i < KV_Q8_GROUP; i++) {
+        memcpy(&magnitude, &x[i], sizeof(magnitude));
+        bits = MAX(bits, magnitude & INT32_MAX);
+    }
+    float largest;
+    memcpy(&largest, &bits, sizeof(largest));
+    uint16_t half = f32_to_f16(largest > 127.0f * 65504.0f ? 65504.0f : largest / 127.0f);
     float scale = f16_to_f32(half), inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
     for (uint32_t i = 0; i < KV_Q8_GROUP; i++)
         dst[i] = (int8_t)CLAMP(rintf(x[i] * inverse), -127.0f, 127.0f);

@@ -58,6 +58,7 @@ SIMD vf vf_select(vi mask, vf yes, vf no)
     return (vf)((mask & (vi)yes) | (~mask & (vi)no));
 }
 
+// Of vf_max and vf_min: b where one of them is NaN, so what must not lose a NaN is given second.
 SIMD vf vf_max(vf a, vf b)
 {
 #ifdef __AVX2__
@@ -148,7 +149,7 @@ SIMD vf vf_from_f16(const uint16_t *p)
 // Rounds to nearest even; beyond the largest half, to that.
 SIMD void vf_to_f16(uint16_t *p, vf x)
 {
-    x = vf_min(vf_max(x, vf_set(-65504.0f)), vf_set(65504.0f));
+    x = vf_min(vf_set(65504.0f), vf_max(vf_set(-65504.0f), x));
 #ifdef __F16C__
     __m128i h = _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
     _mm_storeu_si128((__m128i *)(void *)p, h);
@@ -164,7 +165,7 @@ SIMD vf vf_exp(vf x)
     const vf ln2_high = vf_set(0.693359375f), ln2_low = vf_set(-2.12194440e-4f);
     const vf shift = vf_set(0x1.8p23f);     // leaves the rounded integer in the low bits
     vi under = x < vf_set(-87.33654f);
-    x = vf_min(vf_max(x, vf_set(-87.33654f)), vf_set(88.37f));
+    x = vf_min(vf_set(88.37f), vf_max(vf_set(-87.33654f), x));
     vf t = vf_fma(x, vf_set(1.44269504088896f), shift);
     vf n = t - shift;
     x = vf_fma(n, -ln2_high, x);
