@@ -58,8 +58,10 @@ static int authorize(void *app, const char *key, struct caller *ret, struct faul
 {
     struct app *a = app;
     pthread_rwlock_rdlock(&a->keys_lock);
-    bool ok = !a->keys || keys_match(a->keys, key, ret);
+    bool open = !a->keys, ok = open || keys_match(a->keys, key, ret);
     pthread_rwlock_unlock(&a->keys_lock);
+    if (open)           // nobody has a name: fairness is between requests, lest a long prompt holds all
+        ret->client = atomic_fetch_add(&a->n_open_calls, 1);
     if (ok)
         return 0;
     return fault_set(f, ERROR_unauthorized, NULL,

@@ -19,6 +19,7 @@ struct app {
 
     pthread_rwlock_t keys_lock;
     struct keys     *keys;              // keys_lock; NULL: none are asked for
+    _Atomic uint64_t n_open_calls;      // calls that needed no key
 };
 
 static inline struct app *app_of(const struct call *c)
