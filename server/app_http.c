@@ -60,7 +60,7 @@ static struct http_params params(struct app *a, enum listener which, struct list
         .header_ns = c->header_timeout_s * NS_PER_S, .body_ns = c->body_timeout_s * NS_PER_S,
         .idle_ns = c->idle_timeout_s * NS_PER_S, .write_ns = c->write_timeout_s * NS_PER_S,
         .ping_ns = c->ping_s * NS_PER_S, .cors_origins = main ? c->cors_origin : NULL,
-        .loopback_only = l->loopback,
+        .loopback_only = l->loopback, .allow_hosts = c->allow_host,
     };
 }
 

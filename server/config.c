@@ -83,6 +83,9 @@ static const struct option options[] = {
       "threads that serve connections; 0: by the cores" },
     { "cors-origin", "ORIGINS", OPT_TEXT, AT(cors_origin), NULL, 0, 0,
       "origins whose pages may use the API, separated by commas; '*': all" },
+    { "allow-host", "NAMES", OPT_TEXT, AT(allow_host), NULL, 0, 0,
+      "Host names, separated by commas, that a loopback address answers to besides its own; for "
+      "proxies" },
     { "allow-public", NULL, OPT_FLAG, AT(allow_public), NULL, 0, 0,
       "listen on a public address although no API key is asked for" },
     { "log-level", "LEVEL", OPT_TEXT, AT(log_level), "info", 0, 0,

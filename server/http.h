@@ -97,7 +97,8 @@ struct http_params {
     size_t        body_bytes_max;
     uint64_t      header_ns, body_ns, idle_ns, write_ns, ping_ns;   // timeouts; ping: SSE comments
     const char   *cors_origins;         // separated by blanks or commas; "*": all; NULL: none
-    bool          loopback_only;        // Host must name this machine's loopback
+    bool          loopback_only;        // Host must name this machine's loopback, or be one of
+    const char   *allow_hosts;          // these; separated by blanks or commas; NULL: none
 };
 
 struct http_counts { uint32_t connections, calls; uint64_t accepted; };

@@ -58,29 +58,32 @@ static int read_fields(struct call_link *l, const char *version, struct fields *
     return http_head_end(&fs->head, f);
 }
 
-// A page of another site reaches a loopback server by a name that resolves to 127.0.0.1; such a
-// name is refused.
-static int check_host(struct call_link *l, const struct fields *fs, struct fault *f)
-{
-    char name[256];
-    if (!l->http->p.loopback_only || !fs->host)
-        return 0;
-    if (http_host_name(fs->host, name, sizeof(name)) && http_host_is_loopback(name))
-        return 0;
-    return fault_set(f, ERROR_forbidden_host, NULL,
-                     "This server answers only to the names of its own machine.");
-}
-
+// Of origins or hosts, which know no case.
 static bool list_has(const char *list, const char *item)
 {
     size_t n = strlen(item);
     while (*list) {
         size_t len = strcspn(list, " ,");
-        if (len == n && memcmp(list, item, n) == 0)
+        if (len == n && strncasecmp(list, item, n) == 0)
             return true;
         list += len + (list[len] != '\0');
     }
     return false;
+}
+
+// A page of another site reaches a loopback server by a name that resolves to 127.0.0.1; such a
+// name is refused. No page reaches a unix socket.
+static int check_host(struct call_link *l, const struct fields *fs, struct fault *f)
+{
+    char name[256];
+    const char *allowed = l->http->p.allow_hosts;
+    if (!l->http->p.loopback_only || !fs->host || l->conn->peer.ss_family == AF_UNIX)
+        return 0;
+    if (http_host_name(fs->host, name, sizeof(name)) &&
+        (http_host_is_loopback(name) || (allowed && list_has(allowed, name))))
+        return 0;
+    return fault_set(f, ERROR_forbidden_host, NULL,
+                     "This server answers only to the names of its own machine.");
 }
 
 static bool is_same_origin(const char *origin, const char *host)

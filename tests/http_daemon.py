@@ -3,6 +3,7 @@
 # statuses, and what it refuses to start with.
 #
 # usage: tests/http_daemon.py GODWITD [CASE]
+import fcntl
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import sys
 import tempfile
 import time
 
-from http_util import Checks, Daemon, check_error, need_model, request_bytes
+from http_util import Checks, Daemon, check_error, need_model, read_response, request_bytes
 
 case = Checks()
 GODWITD = os.environ.get('GODWITD') or sys.argv[1]
@@ -21,6 +22,19 @@ GODWITD = os.environ.get('GODWITD') or sys.argv[1]
 def run(*args, timeout_s=60):
     r = subprocess.run([GODWITD, *args], capture_output=True, text=True, timeout=timeout_s)
     return r.returncode, r.stdout, r.stderr
+
+
+def spawn_with(sockets, names, *args):
+    """The protocol of socket activation: descriptors from 3 on, named in the environment."""
+    pid = os.fork()
+    if pid:
+        return pid
+    high = [fcntl.fcntl(s.fileno(), fcntl.F_DUPFD, 100) for s in sockets]
+    for i, fd in enumerate(high):
+        os.dup2(fd, 3 + i)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)),
+                      LISTEN_FDNAMES=names)
+    os.execv(GODWITD, [GODWITD, '--model', 'a=' + need_model(), '--device', 'null', *args])
 
 
 class Manager:
@@ -81,6 +95,36 @@ def public_with_permission():
 
 
 @case
+def hosts_of_a_proxy():
+    with Daemon('--allow-host', 'llm.example, Chat.Example') as d:
+        for host, want in (('llm.example', 200), ('LLM.example:443', 200), ('chat.example', 200),
+                           ('localhost', 200), ('example', 403), ('evil.example', 403)):
+            for port in (d.port, d.admin):
+                status, _, text = d.request('GET', '/health', headers={'Host': host}, port=port)
+                assert status == want, (host, status, text)
+
+
+@case
+def any_host_through_a_unix_socket():
+    with tempfile.TemporaryDirectory() as folder:
+        path = folder + '/api'
+        with socket.socket(socket.AF_UNIX) as api:
+            api.bind(path)
+            api.listen()
+            pid = spawn_with([api], 'main', '--admin', 'off')
+        try:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.settimeout(30)
+                s.connect(path)
+                s.sendall(request_bytes('GET', '/health').replace(b'localhost', b'llm.example'))
+                assert read_response(s)[0] in (200, 503)    # 503: it still loads
+        finally:
+            os.kill(pid, signal.SIGTERM)
+            status = os.waitpid(pid, 0)[1]
+        assert status == 0, status
+
+
+@case
 def configuration_file():
     with tempfile.NamedTemporaryFile('w', suffix='.conf') as f:
         f.write('model-alias = *\nbody-max-bytes = 4K\n')
@@ -131,19 +175,10 @@ def a_stopped_engine_feeds_no_watchdog():
 
 @case
 def takes_sockets():
-    """The protocol of socket activation: descriptors from 3 on, named in the environment."""
     api, admin = socket.create_server(('127.0.0.1', 0)), socket.create_server(('127.0.0.1', 0))
     ports = api.getsockname()[1], admin.getsockname()[1]
 
-    def adopt():
-        fds = os.dup(api.fileno()), os.dup(admin.fileno())
-        os.dup2(fds[0], 3)
-        os.dup2(fds[1], 4)
-        os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES='main:admin')
-        os.execv(GODWITD, [GODWITD, '--model', 'a=' + need_model(), '--device', 'null'])
-    pid = os.fork()
-    if pid == 0:
-        adopt()
+    pid = spawn_with([api, admin], 'main:admin')
     for port in ports:                  # the kernel queues what comes before the daemon is up
         with socket.create_connection(('127.0.0.1', port)) as s:
             s.settimeout(30)
