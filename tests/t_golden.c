@@ -12,6 +12,7 @@
 #include "engine/engine.h"
 
 #define EXACT_NMSE_MAX 1e-8
+#define PEER_RATIO_MAX 1.2  // of the mean error to llama.cpp's; instruction sets differ by as much
 #define GAP_MAX 0.3         // logits between two tokens that the fast path may mistake
 #define SUBSET_MAX 512
 #define TOKENS_MAX 2048
@@ -281,22 +282,29 @@ static void check_exact(const char *model)
     REQUIRE(good);
 }
 
+// Against llama.cpp's int8 path by the geometric mean over the prompts: one prompt's error is the
+// luck of a few rows, and moves by a factor of two when any rounding does.
 static void check_fast(const char *model)
 {
     const struct golden *g = read_golden(model);
     struct engine *e = open_model(g, false);
     bool good = true;
+    double log_ratio = 0;
     for (uint32_t i = 0; i < g->n_prompts; i++) {
         const struct golden_prompt *p = &g->prompt[i];
         struct comparison c = evaluate(e, g, p);
         uint32_t agree = generate(e, p);
         print_result("fast", &c, agree);
-        good &= p->peer_nmse > 0 && c.error2 <= p->peer_nmse * c.reference2;
+        double ratio = c.error2 / (p->peer_nmse * c.reference2);
+        good &= p->peer_nmse > 0 && ratio <= 2;
+        log_ratio += log(ratio);
         good &= c.gap_max <= GAP_MAX;
         good &= agree == p->n_greedy || (double)p->gap[agree] <= GAP_MAX;
     }
     engine_close(e);
-    REQUIRE(good);
+    double mean = exp(log_ratio / g->n_prompts);
+    printf("%s fast: NMSE %.2f times llama.cpp's\n", g->file, mean);
+    REQUIRE(good && mean <= PEER_RATIO_MAX);
 }
 
 TEST(smollm2_exact)      { check_exact("smollm2"); }

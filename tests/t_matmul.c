@@ -154,8 +154,8 @@ static void release(uint8_t *act, uint32_t n_rows, uint32_t n_in, bool exact)
     guarded_free(act, n_rows * cpu_act_bytes(n_in, exact));
 }
 
-// What 8-bit groups make of a row, by the definition: nearest even of x * (127 / amax), times
-// amax / 127.
+// What 8-bit groups make of a row, by the definition: q is the nearest even of x * (127 / amax), its
+// scale the one that brings q nearest to x.
 static void quantise(float *x, size_t n)
 {
     for (size_t g = 0; g < n; g += 32) {
@@ -163,9 +163,16 @@ static void quantise(float *x, size_t n)
         size_t end = MIN(g + 32, n);
         for (size_t i = g; i < end; i++)
             amax = fmaxf(amax, fabsf(x[i]));
-        float inverse = amax > 0 ? 127 / amax : 0, scale = amax / 127;
-        for (size_t i = g; i < end; i++)
-            x[i] = rintf(x[i] * inverse) * scale;
+        float inverse = amax > 0 ? 127 / amax : 0;
+        double xq = 0, qq = 0;
+        for (size_t i = g; i < end; i++) {
+            float q = rintf(x[i] * inverse);
+            xq += (double)x[i] * q;
+            qq += (double)q * q;
+            x[i] = q;
+        }
+        for (size_t i = g; i < end && qq > 0; i++)
+            x[i] *= (float)(xq / qq);
     }
 }
 

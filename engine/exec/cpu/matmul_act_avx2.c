@@ -11,6 +11,23 @@ static inline int32_t max_bits(__m256i x)
     return _mm_cvtsi128_si32(m);
 }
 
+static inline float sum_lanes(__m256 x)
+{
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// Of q * q; magnitudes go up to 127.
+static inline int32_t sum_squares(__m256i q)
+{
+    __m256i m = _mm256_abs_epi8(q);
+    __m256i s = _mm256_madd_epi16(_mm256_maddubs_epi16(m, m), _mm256_set1_epi16(1));
+    __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+    t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1)));
+}
+
 // Fills the sums from q. Products with 1 give int16 of inputs 0, 1 and 2, 3 modulo 4 side by side.
 static inline void put_sums(__m256i q, struct act_group *dst)
 {
@@ -49,6 +66,10 @@ void cpu_act_prepare_avx2(const float *src, uint32_t n_groups, struct act_group 
                                        _mm256_packs_epi32(q[2], q[3]));
         b = _mm256_permutevar8x32_epi32(b, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
         _mm256_store_si256((__m256i *)(void *)dst->q, b);
+        __m256 xq = _mm256_setzero_ps();
+        for (int i = 0; i < 4; i++)
+            xq = _mm256_add_ps(xq, _mm256_mul_ps(x[i], _mm256_cvtepi32_ps(q[i])));
+        dst->scale = act_best_scale(dst->scale, inverse, sum_lanes(xq), sum_squares(b));
         put_sums(b, dst);
     }
 }

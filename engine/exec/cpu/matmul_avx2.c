@@ -11,7 +11,7 @@
 
 #define PR 8
 typedef __m256 vfloat;
-#include "engine/exec/cpu/matmul_simd.h"
+#include "engine/exec/cpu/matmul_simd.inc"
 
 // A group of a panel, unpacked.
 struct ints {
@@ -241,7 +241,7 @@ INLINE __m256 fma_float(__m256 w, float x, __m256 sum)
 }
 
 #define KERNELS_BODY
-#include "engine/exec/cpu/matmul_simd.h"
+#include "engine/exec/cpu/matmul_simd.inc"
 
 static bool supported(void)
 {

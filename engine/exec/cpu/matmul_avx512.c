@@ -7,7 +7,7 @@
 
 #define PR 16
 typedef __m512 vfloat;
-#include "engine/exec/cpu/matmul_simd.h"
+#include "engine/exec/cpu/matmul_simd.inc"
 
 // A group of a panel, unpacked.
 struct ints {
@@ -185,7 +185,7 @@ INLINE __m512 fma_float(__m512 w, float x, __m512 sum)
 }
 
 #define KERNELS_BODY
-#include "engine/exec/cpu/matmul_simd.h"
+#include "engine/exec/cpu/matmul_simd.inc"
 
 static bool supported(void)
 {

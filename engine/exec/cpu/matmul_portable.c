@@ -151,11 +151,17 @@ void cpu_act_prepare_portable(const float *src, uint32_t n_groups, struct act_gr
         }
         float inverse = act_scale((int32_t)max, &dst->scale);
         int32_t s[2][2] = { 0 };            // by half; of inputs 0, 1 and 2, 3 modulo 4
+        int32_t qq = 0;
+        float xq[8] = { 0 };                // as the lanes of a vector
         for (uint32_t k = 0; k < GROUP; k++) {
             float x = rintf(src[k] * inverse);
             dst->q[k] = (int8_t)(x >= -128 && x <= 127 ? x : -128);
             s[k / 16][k / 2 % 2] += dst->q[k];
+            qq += dst->q[k] * dst->q[k];
+            xq[k % 8] += src[k] * dst->q[k];
         }
+        float sum = ((xq[0] + xq[4]) + (xq[2] + xq[6])) + ((xq[1] + xq[5]) + (xq[3] + xq[7]));
+        dst->scale = act_best_scale(dst->scale, inverse, sum, qq);
         for (uint32_t i = 0; i < 2; i++) {
             dst->neg[i] = -s[i][0] - s[i][1];
             dst->neg16[0][i] = (int16_t)-s[0][i];
