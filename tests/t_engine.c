@@ -361,7 +361,7 @@ TEST(cpu_same_alone_and_together)
     make_many(8, 150, 1);
     for (uint32_t i = 0; i < many.n; i++) {     // all grow into another block
         many.request[i].n_tokens = i % 4 < 2 ? 60 : 122;
-        many.request[i].gen.max_tokens = 8;
+        many.request[i].gen.max_tokens = 24;
         many.request[i].gen.ignore_end = true;
     }
     ask_each_alone("cpu");
