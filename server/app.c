@@ -60,7 +60,7 @@ static int authorize(void *app, const char *key, struct caller *ret, struct faul
     pthread_rwlock_rdlock(&a->keys_lock);
     bool open = !a->keys, ok = open || keys_match(a->keys, key, ret);
     pthread_rwlock_unlock(&a->keys_lock);
-    if (open)           // nobody has a name: fairness is between requests, lest a long prompt holds all
+    if (open)           // nobody has a name: fairness is between requests
         ret->client = atomic_fetch_add(&a->n_open_calls, 1);
     if (ok)
         return 0;

@@ -6,7 +6,6 @@
 #include "base/base.h"
 #include "engine/exec/cpu/vec.h"
 #include "engine/exec/executor.h"
-#include "engine/exec/null/null.h"
 #include "tests/ref.h"
 
 TEST_MAIN
@@ -946,64 +945,4 @@ TEST(load_tells_its_progress_and_stops)
     r.x->ops->describe(r.x, text, sizeof(text));
     REQUIRE(strncmp(text, "cpu: 2 threads, ", 16) == 0);
     rig_finish(&r);
-}
-
-static void null_step(struct program *g, const int32_t *token, uint32_t n, const uint32_t *out,
-                      uint32_t n_out, struct batch *b)
-{
-    static struct batch_seq seq[2];
-    struct err err;
-    seq[0] = (struct batch_seq){ .n_rows = n - 1, .pos0 = 5 };
-    seq[1] = (struct batch_seq){ .row0 = n - 1, .n_rows = 1, .pos0 = 9 };
-    *b = (struct batch){ n, 2, n_out, token, seq, out, NULL };
-    REQUIRE_OK(g->x->ops->submit(g, b, &err), err);
-}
-
-TEST(null_makes_repeatable_tokens)
-{
-    struct rig r;
-    struct err err;
-    struct batch b;
-    const int32_t token[] = { 3, 4, 5, 6 };
-    const uint32_t out[] = { 0, 2, 3 }, pos[] = { 5, 7, 9 };
-    rig_init(&r, 1, 1, 64);
-    struct load_params lp = { .rows_max = 4, .seqs_max = 2, .outputs_max = 3 };
-    REQUIRE_OK(executor_null.open(&r.x, NULL, &err), err);
-    REQUIRE_OK(r.x->ops->load(r.x, &r.model, &r.plan, &lp, &r.g, &err), err);
-    REQUIRE_OK(r.x->ops->kv_alloc(r.g, 1u << 24, &r.layout, &err), err);
-    REQUIRE_INT(r.layout.head_bytes, 2 * 64 * 64 * 4);
-    for (int pass = 0; pass < 3; pass++) {
-        null_step(r.g, token, 4, out, 3, &b);
-        REQUIRE_OK(r.x->ops->wait(r.g, 0, &err), err);
-        for (uint32_t i = 0; i < 3; i++)
-            for (int32_t t = 0; t < 50; t++) {
-                bool next = t == null_next_token(r.g, token[out[i]], pos[i]);
-                REQUIRE(b.logits[i * 50 + (uint32_t)t] == (next ? 40.0f : 0.0f));
-            }
-    }
-    REQUIRE_INT(null_steps(r.g), 3);
-    REQUIRE_INT(null_record(r.g, 2).n_rows, 4);
-    struct null_settings s = null_settings(r.g);
-    REQUIRE_INT(s.end_token, -1);
-    s = (struct null_settings){ .end_token = 7, .mean_length = 1, .fail_step = 5,
-                                .fail_code = -EIO };
-    null_set(r.g, &s);
-    REQUIRE_INT(null_next_token(r.g, 1, 1), 7);
-    null_step(r.g, token, 4, out, 3, &b);
-    REQUIRE_INT(r.x->ops->wait(r.g, 0, &err), 0);
-    null_step(r.g, token, 4, out, 3, &b);
-    REQUIRE_INT(r.x->ops->wait(r.g, 0, &err), -EIO);
-    s.fail_step = 0;
-    s.step_ns = 1000000000000;
-    null_set(r.g, &s);
-    REQUIRE_INT(r.x->ops->wait(r.g, 1000, &err), -ETIMEDOUT);
-    rig_finish(&r);
-}
-
-TEST(executors_by_name)
-{
-    REQUIRE(executor_find("cpu") == &executor_cpu);
-    REQUIRE(executor_find("auto") == &executor_cpu);
-    REQUIRE(executor_find("null") == &executor_null);
-    REQUIRE(!executor_find("vulkan"));
 }

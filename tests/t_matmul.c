@@ -154,8 +154,8 @@ static void release(uint8_t *act, uint32_t n_rows, uint32_t n_in, bool exact)
     guarded_free(act, n_rows * cpu_act_bytes(n_in, exact));
 }
 
-// What 8-bit groups make of a row, by the definition: q is the nearest even of x * (127 / amax), its
-// scale the one that brings q nearest to x.
+// What 8-bit groups make of a row, by the definition: q is the nearest even of x * (127 / amax),
+// its scale the one that brings q nearest to x.
 static void quantise(float *x, size_t n)
 {
     for (size_t g = 0; g < n; g += 32) {

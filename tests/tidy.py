@@ -73,7 +73,8 @@ ROWS = {
 # Contracts that stand before the code that will keep them.
 AHEAD = ('kvstore/kvstore.h',)
 
-COMMENT = {'.c': '//', '.h': '//', '.def': '//', '.glsl': '//', '.py': '#', '.sh': '#'}
+COMMENT = {'.c': '//', '.h': '//', '.inc': '//', '.def': '//', '.glsl': '//', '.py': '#',
+           '.sh': '#'}
 # What nobody else's machine has. Written in pieces, since this file is checked too.
 FORBIDDEN = ['/' + 'work/', '.' + 'library', '../' + 'shared', 'TO' + 'DO', 'FIX' + 'ME']
 
@@ -235,7 +236,8 @@ def check_rows(root, sources, report):
 
 def read_tree(root):
     """Path -> text of the files that the rules are for."""
-    kept = {'.c', '.h', '.def', '.py', '.sh', '.glsl', '.comp', '.md', '.tsv', '.build', '.txt'}
+    kept = {'.c', '.h', '.inc', '.def', '.py', '.sh', '.glsl', '.comp', '.md', '.tsv', '.build',
+            '.txt'}
     files = [f for folder in FOLDERS for f in sorted((root / folder).rglob('*'))]
     files += [f for f in root.iterdir() if f.name in ('up', 'check') or f.suffix in kept]
     files += [root / '.ci' / 'run']
@@ -253,7 +255,7 @@ def main():
     root = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]).resolve()
     report = Report()
     tree = read_tree(root)
-    sources = {p: t for p, t in tree.items() if p.endswith(('.c', '.h', '.def'))}
+    sources = {p: t for p, t in tree.items() if p.endswith(('.c', '.h', '.inc', '.def'))}
     codes = {p: bare_code(t) for p, t in sources.items()}
     for path, text in tree.items():
         check_text(path, text, report)

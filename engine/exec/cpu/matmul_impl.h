@@ -98,9 +98,8 @@ static inline float act_scale(int32_t max_bits, float *scale)
     return max > 1e-30f ? 127.0f / max : 0;
 }
 
-// The scale that brings q nearest to x, given the sums of x * q and of q * q: it takes an eighth off
-// the error of max / 127, which is right for the largest alone. Zero groups, infinities and NaN keep
-// what act_scale gave.
+// The scale that brings q nearest to x, given the sums of x * q and of q * q; max / 127 is right
+// for the largest alone. Zero groups, infinities and NaN keep what act_scale gave.
 static inline float act_best_scale(float scale, float inverse, float xq, int32_t qq)
 {
     return inverse > 0 ? xq / (float)qq : scale;

@@ -119,8 +119,8 @@ void VEC(from_f16)(float *dst, const uint16_t *x, uint32_t n)
     }
 }
 
-// The scale is rounded to half precision first, so that the integers fit what is stored. A NaN lives
-// on in the scale.
+// The scale is rounded to half precision first, so that the integers fit what is stored. A NaN
+// lives on in the scale.
 uint16_t VEC(to_q8)(int8_t *dst, const float *x)
 {
     uint32_t magnitude, bits = 0;       // as integers, NaN is the largest of all
