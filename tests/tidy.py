@@ -230,7 +230,7 @@ def check_rows(root, sources, report):
         if path.endswith('.c') and path not in built and not is_named(root / path, mesons):
             report(path, 0, 'nothing builds this file')
         is_loose = path not in included and path not in ROWS and path not in AHEAD
-        if path.endswith(('.h', '.def')) and is_loose:
+        if path.endswith(('.h', '.def', '.inc')) and is_loose:
             report(path, 0, 'nothing includes this file')
 
 
