@@ -287,6 +287,14 @@ static struct conn *conn_of(struct MHD_Connection *mhd)
     return info ? info->socket_context : NULL;
 }
 
+// libmicrohttpd 1.0 can drop a request whose body breaks the rules without a word of completion.
+static void end_request(struct conn *c)
+{
+    if (c->request)
+        call_destroy(c->request);
+    c->request = NULL;
+}
+
 enum MHD_Result conn_request(void *loop, struct MHD_Connection *mhd, const char *url,
                              const char *method, const char *version, const char *upload,
                              size_t *n_upload, void **ctx)
@@ -297,10 +305,11 @@ enum MHD_Result conn_request(void *loop, struct MHD_Connection *mhd, const char 
     struct conn *conn = conn_of(mhd);
     if (!conn || !url || !method || !version)
         return MHD_NO;
+    end_request(conn);
     l = call_create(((struct http_loop *)loop)->http, conn, mhd);
     if (!l)
         return MHD_NO;
-    *ctx = l;
+    *ctx = conn->request = l;
     return first_call(l, url, method, version);
 }
 
@@ -315,7 +324,8 @@ void conn_completed(void *loop, struct MHD_Connection *mhd, void **ctx,
         return;
     *ctx = NULL;
     struct conn *conn = l->conn;
-    call_destroy(l);
+    assert(conn->request == l);
+    end_request(conn);
     atomic_store(&conn->seen_bytes, 0);
     atomic_store(&conn->deadline_ns, clock_now_ns() + h->p.idle_ns);
     atomic_store(&conn->phase, CONN_IDLE);
@@ -326,8 +336,10 @@ void conn_notify(void *loop, struct MHD_Connection *mhd, void **ctx,
 {
     struct http *h = ((struct http_loop *)loop)->http;
     if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
-        if (*ctx)
+        if (*ctx) {
+            end_request(*ctx);
             conn_closed(h, *ctx);
+        }
         return;
     }
     const union MHD_ConnectionInfo *info =

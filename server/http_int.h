@@ -33,6 +33,7 @@ struct conn {
     int           fd;                   // closed by libmicrohttpd once it is there
     struct http_loop *loop;             // NULL at the door
     struct call_link *call;             // what may wait; http.lock
+    struct call_link *request;          // of libmicrohttpd's request at hand; its HTTP thread's
     struct addr_count *addr;            // http.lock
     struct sockaddr_storage peer;
     socklen_t     peer_len;
