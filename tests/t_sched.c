@@ -399,7 +399,7 @@ TEST(steps_grow_by_doubling)
     sim.step_ns = sim.depth_ns = 0;
     sim_add(&sim, 0, 1, 4000, 1, true, false);
     uint32_t largest = 16;
-    for (uint32_t step = 0; sim.n_live > 0; step++) {
+    while (sim.n_live > 0) {
         uint64_t before = sim.served[0];
         sim_step(&sim);
         uint32_t rows = (uint32_t)(sim.served[0] - before);
