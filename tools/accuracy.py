@@ -2,7 +2,7 @@
 # Makes docs/accuracy.md: how far the exact and the fast path are from float32 transformers, and
 # llama.cpp next to them. Makes the virtual environments that it needs; takes a quarter of an hour.
 #
-# usage: tools/accuracy.py [--out FILE]
+# usage: tools/accuracy.py [--out FILE] [--no-perplexity]
 import argparse
 import json
 import re
@@ -113,23 +113,30 @@ text": tokens alike from the start of a free-running answer of 64 tokens.
 
 {golden}
 
+{perplexity}'''
+
+PERPLEXITY = '''
 ## Perplexity
 
 The text of the GPL 3: {ctx} tokens of context, chunks that do not overlap, the second half of each
 scored.
 
-{perplexity}
+{table}
 '''
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'accuracy.md')
+    parser.add_argument('--no-perplexity', action='store_true', help='golden prompts only')
     args = parser.parse_args()
     build = release_build()
     golden = '\n'.join(golden_table(golden_results(build)))
-    perplexity = '\n'.join(perplexity_table(build / 'server' / 'godwit'))
-    args.out.write_text(PAGE.format(golden=golden, ctx=CTX, perplexity=perplexity))
+    perplexity = ''
+    if not args.no_perplexity:
+        table = '\n'.join(perplexity_table(build / 'server' / 'godwit'))
+        perplexity = PERPLEXITY.format(ctx=CTX, table=table)
+    args.out.write_text(PAGE.format(golden=golden, perplexity=perplexity))
 
 
 main()

@@ -164,9 +164,9 @@ cache.
 Decode reads every weight and the KV that attention selects once a token, so bytes over the
 memory's bandwidth bound it; prefill is bound by int8 multiplications.
 
-Where most layers have a window, as in Gemma 3 (15 of 18 layers see 512 tokens), depth adds few bytes
-to the weights': no goal above the ratio at depth 0 can be reached there, since the weights alone take
-the memory's time.
+Where most layers have a window, as in Gemma 3 (15 of 18 layers see 512 tokens), depth adds few
+bytes to the weights': no goal above the ratio at depth 0 can be reached there, since the weights
+alone take the memory's time.
 
 {tables}'''
 
