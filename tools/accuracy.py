@@ -136,7 +136,7 @@ def main():
     if not args.no_perplexity:
         table = '\n'.join(perplexity_table(build / 'server' / 'godwit'))
         perplexity = PERPLEXITY.format(ctx=CTX, table=table)
-    args.out.write_text(PAGE.format(golden=golden, perplexity=perplexity))
+    args.out.write_text(PAGE.format(golden=golden, perplexity=perplexity).rstrip('\n') + '\n')
 
 
 main()
