@@ -2,9 +2,9 @@
 // transformers, as tests/golden/model.py wrote them down.
 //
 // --exact must agree to NMSE 1e-8 (float32 itself is good to 1e-12; a norm epsilon, a window off by
-// one or weights rounded to f16 all lie between) and give the same text. The fast path's mean
-// error may be PEER_RATIO_MAX times llama.cpp's on the same prompts (tests/golden/peer.py), and it
-// may choose another token only where the reference's two best are within 0.3. Run it from a release
+// one or weights rounded to f16 all lie between) and give the same text. The fast path's mean error
+// may be PEER_RATIO_MAX times llama.cpp's on the same prompts (tests/golden/peer.py), and it may
+// choose another token only where the reference's two best are within 0.3. Run it from a release
 // build: it is slow under sanitizers.
 #include "tests/test.h"
 #include <math.h>
