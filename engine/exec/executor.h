@@ -41,6 +41,9 @@ struct batch_seq {                      // rows of one sequence, at consecutive 
     uint32_t        n_blocks;
     uint32_t        row0, n_rows;       // its rows in the batch
     uint32_t        pos0;               // position of row0
+    // Its tokens were generated, not given: such rows may run on other kernels than prompts do, so
+    // the two never mix in one entry. Generating sequences come before those with prompts.
+    bool            decode;
     struct attn_policy attn;
     uint64_t        blocks_read, blocks_held;   // out: summed over its rows, layers and KV heads
 };

@@ -11,6 +11,7 @@
 #include "engine/exec/cpu/pool.h"
 #include "engine/exec/cpu/vec.h"
 #include "engine/exec/executor.h"
+#include "engine/exec/view.h"
 
 #define CPU_LAYOUT_VERSION 1            // of the order of elements in K and V slices (kv.c)
 
@@ -53,8 +54,6 @@ struct attn_unit {
     size_t   partial;                   // of a split: its place among the partial results, floats
 };
 
-#define ATTN_SPLIT_BLOCKS 4             // list entries whose softmax is one running sum
-
 struct attn_class {
     uint32_t  window;                   // 0: the request's policy
     uint32_t  n_ops;                    // attention operations of the plan
@@ -64,9 +63,6 @@ struct attn_class {
 };
 
 struct attn_scratch;                    // of a thread
-
-// The blocks that a row reads: `list`, or the first n_sink and then those from `first` on.
-struct row_view { const uint32_t *list; uint32_t n, n_sink, first; };
 
 // ---- the program ------------------------------------------------------------------------------
 
@@ -170,12 +166,6 @@ int  attn_classes_init(struct cpu_program *g, struct err *err);
 void attn_classes_finish(struct cpu_program *g);
 // Units of every class for the step's tiles, and the counts of blocks in the batch.
 int  attn_units_build(struct cpu_program *g, struct err *err);
-struct row_view attn_view(const struct attn_policy *policy, uint32_t window, uint32_t pos);
-// topk reads fewer blocks than there are: the list must be chosen.
-bool attn_view_selects(const struct attn_policy *policy, uint32_t window, uint32_t pos);
-// Bit j: token j of the block is visible.
-uint64_t attn_visible(const struct attn_policy *policy, uint32_t window, uint32_t pos,
-                      uint32_t block);
 
 // attn.c
 int   attn_scratch_init(struct cpu_program *g, struct err *err);

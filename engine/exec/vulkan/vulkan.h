@@ -1,0 +1,152 @@
+// Inside the Vulkan executor: a program is the plan with each operation's weights and kernels, and
+// a step is one command buffer that was recorded for the shape of the batch.
+//
+// All that differs from step to step (tokens, positions, block tables, what attention reads) lies
+// in memory that the host writes before the submit (struct step_mem); a recorded command buffer
+// depends only on the shape. Kernels launched for more rows than there are leave at once.
+//
+// Rows of generated tokens come first in a batch and run on kernels for few rows; rows of prompts
+// run on tiled kernels where the device has matrices. Which of the two a row takes depends on its
+// role alone (batch_seq.decode), so its bits never depend on the batch around it.
+#pragma once
+#include "engine/exec/executor.h"
+#include "engine/exec/view.h"
+#include "engine/exec/vulkan/vk.h"
+
+#define VULKAN_LAYOUT_VERSION 2         // of the order of elements in K and V slices (kv.c)
+
+struct vulkan_executor {
+    struct executor x;
+    struct vk      *vk;
+    bool            exact;
+};
+
+// ---- weights (weights.c) ----------------------------------------------------------------------
+
+#define MAT_PARTS_MAX 16
+
+// A matrix as kernels read it: planes of integers, scales and so on, each row-major, cut by rows
+// into parts of at most VK_SLAB_BYTES. What the planes hold is the format's own (shaders/quant/).
+struct vk_mat {
+    const struct tensor *t;             // borrowed: dim[0] = n_in, dim[1] = n_out
+    uint32_t n_in, n_out;
+    uint32_t part_rows, n_parts;        // rows of every part but the last
+    struct vk_mem part[MAT_PARTS_MAX];
+    size_t   row_bytes;
+};
+
+struct vk_op {
+    const struct op *op;
+    struct vk_mat   *mat[OP_W_MAX];     // borrowed from the program; EMBED too
+    struct vk_mem    vector[OP_W_MAX];  // NORM: its weights; MATMUL: biases; in `vectors`
+    uint16_t         attn_class;        // ATTN
+    bool             gathered;          // runs on output rows
+};
+
+// ---- a step's data (step.c) -------------------------------------------------------------------
+
+// As shaders/step.glsl has it. All offsets are into one upload buffer.
+struct step_row { int32_t token; uint32_t pos, table, seq; };   // table: first entry of its blocks
+struct step_head { uint32_t n_rows, n_decode, n_out, n_seqs; };
+
+struct step_mem {
+    struct vk_mem head;                 // struct step_head
+    struct vk_mem row;                  // (rows_max) struct step_row
+    struct vk_mem out_row;              // (outputs_max) uint32
+    struct vk_mem table;                // block tables of all sequences, one after the other
+};
+
+// What a command buffer is recorded for: counts rounded up, so that few shapes occur.
+struct shape { uint32_t n_decode, n_prompt, n_out; bool attn_whole; };
+
+// ---- KV (kv.c) --------------------------------------------------------------------------------
+
+// A page is one layer of one block. page.map[layer * n_blocks + block] is its address: device or
+// pinned host memory, shaders do not care. Digests have arrays of their own, compact and always on
+// the device: digest of (layer, block, head) at ((layer * n_blocks + block) * n_kv_heads + head) *
+// digest_head_bytes.
+struct vk_kv {
+    struct kv_layout layout;
+    uint32_t         n_blocks;
+    struct vk_mem   *slab;              // (n_slabs), owned: pages of many blocks
+    uint32_t         n_slabs, blocks_per_slab;
+    struct vk_mem    page;              // (n_layers, n_blocks) uint64, upload
+    struct vk_mem   *digest;            // (n_layers), owned
+};
+
+struct vk_attn;                         // attn.c: classes, units, lists, scratch
+
+struct vk_program {
+    struct program         p;
+    struct vulkan_executor *x;
+    struct vk              *vk;
+    const struct model     *model;
+    const struct model_cfg *cfg;
+    const struct plan      *plan;
+    struct load_params      params;
+    bool                    exact;
+
+    struct vk_op  *op;                  // (plan->n_ops), owned
+    struct vk_mat *mat;                 // (n_mats), owned
+    uint32_t       n_mats;
+    struct vk_mem  vectors;             // norm weights and biases, float32
+    struct vk_mem  rope[2];             // global, local: (rows_max, n_rot / 2) cos and sin, upload:
+                                        // the host fills in the step's, from doubles
+
+    struct vk_mem  slot[SLOT_COUNT];    // (rows_max, stride) float32
+    uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
+    struct vk_mem  act;                 // prepared inputs of products (matmul.c)
+    struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
+    uint32_t       n_vocab;
+
+    struct vk_kv    kv;
+    struct vk_attn *attn;
+    struct step_mem step;
+
+    struct batch   *batch;
+    uint64_t        ticket;
+    struct recorded *recorded;          // step.c: command buffers by shape, owned
+    uint32_t         n_recorded;
+};
+
+static inline uint32_t vk_group_heads(const struct vk_program *g)
+{
+    return g->cfg->n_heads / g->cfg->n_kv_heads;
+}
+
+// Each family of operations has one file with: an init called by load (makes its kernels), a
+// record called for each of its operations while a step is recorded, and a finish.
+
+// rows.c: EMBED, NORM, ROPE, GLU, GATHER
+int  vk_rows_init(struct vk_program *g, struct err *err);
+void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s);
+// weights.c: takes in all matrices and vectors
+int  vk_weights_init(struct vk_program *g, struct err *err);
+void vk_weights_finish(struct vk_program *g);
+// matmul.c: MATMUL, LOGITS
+int  vk_matmul_init(struct vk_program *g, struct err *err);
+void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                      const struct shape *s);
+void vk_matmul_finish(struct vk_program *g);
+// kv.c: KV_WRITE and the executor's kv_* functions
+int  vk_kv_init(struct vk_program *g, struct err *err);
+void vk_kv_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                  const struct shape *s);
+void vk_kv_finish(struct vk_program *g);
+int  vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
+void vulkan_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block);
+void vulkan_kv_read(struct program *p, uint32_t block, void *dst);
+void vulkan_kv_write(struct program *p, uint32_t block, const void *src);
+// attn.c: ATTN
+int  vk_attn_init(struct vk_program *g, struct err *err);
+// Units and views of the step into upload memory, and the batch's counts of blocks. Memory that has
+// to grow drops all recorded command buffers (vk_recorded_drop). Sets s->attn_whole.
+int  vk_attn_prepare(struct vk_program *g, struct shape *s, struct err *err);
+void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s);
+void vk_attn_finish(struct vk_program *g);
+// step.c
+void vk_recorded_drop(struct vk_program *g);
+int  vulkan_submit(struct program *p, struct batch *b, struct err *err);
+int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
