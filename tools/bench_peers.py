@@ -164,9 +164,9 @@ cache.
 Decode reads every weight and the KV that attention selects once a token, so bytes over the
 memory's bandwidth bound it; prefill is bound by int8 multiplications.
 
-Where most layers have a window, as in Gemma 3 (15 of 18 layers see 512 tokens), depth adds few
-bytes to the weights': no goal above the ratio at depth 0 can be reached there, since the weights
-alone take the memory's time.
+Where depth adds few bytes to the weights', no goal far above the ratio at depth 0 can be reached,
+since the weights alone take the memory's time: in Gemma 3 15 of 18 layers see 512 tokens, and in
+Qwen2.5-Coder two KV heads make 100 MB at 8k, beside 392 MB of weights.
 
 {tables}'''
 
