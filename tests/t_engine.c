@@ -624,6 +624,60 @@ TEST(deadlines)
     engine_close(e);
 }
 
+// ---- what executors are given ----
+
+// An executor around the null one that looks at each entry of a batch. Dense attention ignores
+// sink_tokens: these say how long the sequence's prompt is.
+static struct executor_ops watch_ops;
+static uint32_t watch_rows[2], watch_again;     // by decode; generated rows that ran again
+
+static int watch_submit(struct program *g, struct batch *b, struct err *err)
+{
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        const struct batch_seq *s = &b->seq[i];
+        uint32_t n_prompt = s->attn.sink_tokens;
+        if (s->decode != (s->pos0 >= n_prompt) || (!s->decode && s->pos0 + s->n_rows > n_prompt))
+            TEST_FAIL("rows %u to %u of a prompt of %u: decode %d", s->pos0, s->pos0 + s->n_rows,
+                      n_prompt, s->decode);
+        watch_rows[s->decode] += s->n_rows;
+        watch_again += s->decode ? s->n_rows - 1 : 0;
+    }
+    return executor_null.submit(g, b, err);
+}
+
+TEST(generated_rows_are_told_from_prompts)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    uint64_t block = engine_info(e)->kv_block_bytes;
+    engine_close(e);
+    e = open_engine("null", (struct engine_params){.kv_memory_bytes = 12 * block,
+                                                   .ctx_tokens = 512, .prefix_cache = 1});
+    watch_ops = executor_null;
+    watch_ops.submit = watch_submit;
+    e->x->ops = &watch_ops;
+    int32_t prompt[8][100];
+    struct stream *s[8];
+    for (uint32_t i = 0; i < 8; i++) {
+        for (int32_t j = 0; j < 100; j++)
+            prompt[i][j] = (int32_t)(1000 + i * 100) + j;
+        struct request r = request_of(prompt[i], 30 + 10 * i, 250);
+        r.gen.ignore_end = true;
+        r.attn.sink_tokens = r.n_tokens;
+        s[i] = submit(e, &r);
+    }
+    for (int i = 0; i < 8; i++) {
+        collect(s[i], &answer);
+        REQUIRE_INT(answer.n_tokens, 250);
+    }
+    struct engine_stats st;
+    engine_stats(e, &st);
+    REQUIRE(st.preemptions > 0 && watch_again > 0);     // in chunks of more than one row
+    // the last token of an answer is not computed; whoever was preempted computed all again
+    REQUIRE(watch_rows[true] > 8 * 249 && watch_rows[false] > 8 * 65);
+    e->x->ops = &executor_null;
+    engine_close(e);
+}
+
 // ---- faults ----
 
 TEST(a_lost_device_ends_everything)

@@ -41,6 +41,7 @@ struct sim {
     uint32_t             n_live;
     uint64_t             n_steps, now_ns, served[CLIENTS], finished, cancelled;
     uint64_t             longest_wait;          // steps from submission to the end
+    uint64_t             n_recomputed;          // generated rows that ran again
     double               row_ns, depth_ns, step_ns;
 };
 
@@ -121,15 +122,22 @@ static void run_item(struct sim *m, const struct sched_item *it)
         *at = q->token[i];
     }
     m->served[q->client % CLIENTS] += it->n_rows;
+    m->n_recomputed += it->decode ? it->n_rows - (n == q->n_tokens) : 0;
 }
 
 static void check_step(const struct sim *m, const struct sched_step *t)
 {
     uint32_t rows = 0, out = 0, decoding = 0, in_step = 0;
     for (uint32_t i = 0; i < t->n_items; i++) {
-        rows += t->item[i].n_rows;
-        out += t->item[i].n_out;
-        in_step += t->item[i].seq->state == SEQ_DECODE;
+        const struct sched_item *it = &t->item[i];
+        const struct sequence *q = it->seq;
+        rows += it->n_rows;
+        out += it->n_out;
+        in_step += q->state == SEQ_DECODE;
+        // an item is all prompt or all generated, and those come first
+        REQUIRE_INT(it->decode, q->n_computed >= q->n_prompt);
+        REQUIRE(it->decode || q->n_computed + it->n_rows <= q->n_prompt);
+        REQUIRE(i == 0 || it->decode <= it[-1].decode);
         for (uint32_t j = 0; j < i; j++)
             REQUIRE(t->item[i].seq != t->item[j].seq);
     }
@@ -243,6 +251,7 @@ TEST(preemption_keeps_texts)
     }
     REQUIRE_INT(sim.finished, 8);
     REQUIRE(sched_stats(sim.sched).preemptions > 0);
+    REQUIRE(sim.n_recomputed > 0);
     sim_close(&sim);
 }
 

@@ -6,8 +6,9 @@
 // number.
 //
 // Thread-safety: one thread (the engine's) owns an executor and its program.
-// Determinism: what a row computes depends only on its own sequence: not on the batch around it,
-// not on how its prompt was cut into chunks, not on the number of threads.
+// Determinism: what a row computes depends only on its own sequence and on which of its tokens were
+// generated: not on the batch around it, not on how its prompt was cut into chunks, not on the
+// number of threads.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

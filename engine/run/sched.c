@@ -214,7 +214,12 @@ static void add_item(struct sched *s, struct sequence *q, uint32_t n_rows)
     uint32_t n_out = seq_n_outputs(q, q->n_computed, q->n_computed + n_rows);
     assert(n_rows > 0 && n_rows <= seq_pending(q));
     assert(t->n_items < s->p.seqs_max);
-    t->item[t->n_items++] = (struct sched_item){q, n_rows, n_out};
+    struct sched_item it = {q, n_rows, n_out, q->n_computed >= q->n_prompt};
+    assert(it.decode || q->n_computed + n_rows <= q->n_prompt);
+    uint32_t at = t->n_items++;
+    for (; it.decode && at > 0 && !t->item[at - 1].decode; at--)
+        t->item[at] = t->item[at - 1];
+    t->item[at] = it;
     t->n_rows += n_rows;
     t->n_out += n_out;
     assert(t->n_rows <= s->p.rows_max && t->n_out <= s->p.outputs_max);
@@ -266,12 +271,18 @@ static uint32_t rows_left(const struct sched *s, uint32_t pos0)
     return t->n_out < s->p.outputs_max && t->n_items < s->p.seqs_max ? fit : 0;
 }
 
+// Rows up to the end of the prompt, or of what was generated.
+static uint32_t alike_rows(const struct sequence *q)
+{
+    return q->n_computed < q->n_prompt ? q->n_prompt - q->n_computed : seq_pending(q);
+}
+
 static uint32_t chunk_rows(const struct sched *s, const struct sequence *q)
 {
-    uint32_t n = MIN(rows_left(s, q->n_computed), seq_pending(q));
+    uint32_t alike = alike_rows(q), n = MIN(rows_left(s, q->n_computed), alike);
     if (q->out_from < q->out_to)
         n = MIN(n, s->p.outputs_max - s->step.n_out);
-    if (n < seq_pending(q) && n >= 2 * KV_BLOCK_TOKENS)
+    if (n < alike && n >= 2 * KV_BLOCK_TOKENS)
         n -= (q->n_computed + n) % KV_BLOCK_TOKENS;
     return n;
 }

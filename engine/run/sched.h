@@ -3,7 +3,8 @@
 // Every step: first one row of each decoding sequence, then chunks of prompts, sized so that the
 // step is expected to stay within max_step_ns, or within a multiple of that for one prompt's chunk
 // where nothing decodes. Chunks and admissions go to the client that was served the fewest tokens,
-// within a client to the oldest sequence.
+// within a client to the oldest sequence. After a preemption generated tokens are computed again
+// like a prompt, but in chunks of their own, since executors may tell them from a prompt's.
 //
 // A sequence is admitted when the pool has blocks for all its tokens, and gets them at once.
 // Decoding takes a block now and then; when the pool is dry the youngest running sequence is
@@ -33,10 +34,11 @@ struct sched_params {
 struct sched_item {                 // rows [n_computed, n_computed + n_rows) of a sequence
     struct sequence *seq;
     uint32_t         n_rows, n_out;
+    bool             decode;        // of generated tokens, computed again perhaps; else of prompts
 };
 
 struct sched_step {
-    struct sched_item *item;        // (n_items), at most seqs_max
+    struct sched_item *item;        // (n_items), at most seqs_max; generated tokens come first
     uint32_t           n_items, n_rows, n_out;
     struct step_work   work;
 };

@@ -117,7 +117,8 @@ static void batch_add(struct engine *e, const struct sched_item *it, uint32_t *n
     uint32_t pos0 = q->n_computed, row0 = *n_rows;
     e->batch_seq[e->batch.n_seqs++] = (struct batch_seq){
         .block = q->table.block, .n_blocks = DIV_UP(pos0 + it->n_rows, KV_BLOCK_TOKENS),
-        .row0 = row0, .n_rows = it->n_rows, .pos0 = pos0, .attn = job_of(it->seq)->attn,
+        .row0 = row0, .n_rows = it->n_rows, .pos0 = pos0, .decode = it->decode,
+        .attn = job_of(it->seq)->attn,
     };
     memcpy(&e->batch_token[row0], &q->token[pos0], it->n_rows * sizeof *q->token);
     for (uint32_t i = 0; i < it->n_rows && it->n_out > 0; i++)

@@ -210,8 +210,10 @@ static int null_submit(struct program *p, struct batch *b, struct err *err)
         ((float *)g->logits.p)[g->set[--g->n_set]] = 0.0f;
     for (uint32_t i = 0; i < b->n_out; i++)
         set_output(g, b, i, &seq);
-    for (uint32_t i = 0; i < b->n_seqs; i++)
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        assert(i == 0 || b->seq[i].decode <= b->seq[i - 1].decode);
         b->seq[i].blocks_read = b->seq[i].blocks_held = 0;
+    }
     b->logits = g->logits.p;
     g->record[g->steps++ % NULL_RECORDS] =
         (struct null_record){ b->n_rows, b->n_seqs, b->n_out };
