@@ -63,6 +63,7 @@ struct engine_stats {               // a consistent snapshot
     uint64_t prompt_tokens, cached_tokens, generated_tokens;
     uint64_t steps, step_rows, step_ns, preemptions;
     uint64_t blocks_read, blocks_held;
+    uint64_t nonfinite;             // requests that failed because a logit was no finite number
     uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
     bool     failed;                // the executor is lost: nothing more will run
 };

@@ -707,69 +707,107 @@ TEST(a_lost_device_ends_everything)
     engine_close(e);
 }
 
-// An executor around the null one, whose logits are NaN for sequences that begin with one token.
 enum { BAD_TOKEN = 4321 };
-static struct executor_ops nan_ops;
-static struct batch *nan_batch;
-static float *nan_logits;
-static uint32_t nan_n_vocab;
-static atomic_bool nan_on;
 
-static size_t nan_at[BATCH_SEQS_MAX];
-static uint32_t nan_n;
-
-static int nan_submit(struct program *g, struct batch *b, struct err *err)
+static void set_bad(struct engine *e, int32_t token, float logit)
 {
-    while (nan_n > 0)
-        nan_logits[nan_at[--nan_n]] = 0;
-    nan_batch = b;
-    return executor_null.submit(g, b, err);
-}
-
-static int nan_wait(struct program *g, uint64_t timeout_ns, struct err *err)
-{
-    const struct batch *b = nan_batch;
-    uint32_t i = 0;
-    for (uint32_t o = 0; nan_on && o < b->n_out; o++) {
-        while (b->out_row[o] >= b->seq[i].row0 + b->seq[i].n_rows)
-            i++;
-        if (b->seq[i].attn.sink_tokens != BAD_TOKEN)
-            continue;
-        nan_at[nan_n] = (size_t)o * nan_n_vocab + 17;
-        b->logits[nan_at[nan_n++]] = NAN;
-    }
-    nan_logits = b->logits;
-    return executor_null.wait(g, timeout_ns, err);
+    struct null_settings ns = null_settings(e->prog);
+    ns.bad_token = token;
+    ns.bad_logit = logit;
+    null_set(e->prog, &ns);
 }
 
 TEST(nan_ends_only_its_request_and_is_not_cached)
 {
     struct engine *e = open_engine("null", (struct engine_params){0});
-    nan_ops = executor_null;
-    nan_ops.submit = nan_submit;
-    nan_ops.wait = nan_wait;
-    nan_n_vocab = engine_info(e)->n_vocab;
-    nan_on = true;
-    e->x->ops = &nan_ops;
-    int32_t prompt[200];
+    int32_t prompt[2][200];
     for (int i = 0; i < 200; i++)
-        prompt[i] = 1000 + i;
-    struct request good = request_of(prompt, 200, 30), bad = good;
-    bad.attn.sink_tokens = BAD_TOKEN;   // dense attention ignores it; it marks the sequence
-    struct stream *g = submit(e, &good), *b = submit(e, &bad);
+        prompt[0][i] = prompt[1][i] = 1000 + i;
+    prompt[1][0] = 999;                     // nothing is shared
+    prompt[1][199] = BAD_TOKEN;
+    struct request good = request_of(prompt[0], 200, 30), bad = request_of(prompt[1], 200, 30);
+    set_bad(e, BAD_TOKEN, NAN);
+    struct stream *b = submit(e, &bad), *g = submit(e, &good);
     collect(b, &answer);
     REQUIRE_INT(answer.done.reason, FINISH_ERROR);
     REQUIRE_INT(answer.done.err.code, -EDOM);
+    REQUIRE_STR(answer.done.err.msg, "after 200 tokens: a logit is no number");
     REQUIRE_INT(answer.n_tokens, 0);
     collect(g, &answer);
     REQUIRE_INT(answer.n_tokens, 30);
-    nan_on = false;
+    set_bad(e, BAD_TOKEN, 0);
     ask(e, &bad, &other);                   // the same text again: computed anew
     REQUIRE_INT(other.done.usage.cached_tokens, 0);
-    REQUIRE(same(&answer, &other));
+    REQUIRE_INT(other.n_tokens, 30);
     ask(e, &bad, &other);
     REQUIRE_INT(other.done.usage.cached_tokens, 192);
-    e->x->ops = &executor_null;
+    struct engine_stats st;
+    engine_stats(e, &st);
+    REQUIRE_INT(st.nonfinite, 1);
+    REQUIRE_INT(st.requests_error, 1);
+    REQUIRE(!st.failed);
+    require_idle(e);
+    engine_close(e);
+}
+
+// The first token from `from` on that the answer did not have before.
+static uint32_t first_new(const struct answer *a, uint32_t from)
+{
+    for (uint32_t i = from; i < a->n_tokens; i++) {
+        uint32_t j = 0;
+        while (a->token[j] != a->token[i])
+            j++;
+        if (j == i)
+            return i;
+    }
+    TEST_FAIL("no new token after %u", from);
+    return 0;
+}
+
+// What was good until then is shown; blocks that the answer filled are dropped too.
+TEST(an_answer_ends_where_a_logit_becomes_infinite)
+{
+    static const float bad[] = {INFINITY, NAN};
+    int32_t prompt[250];
+    for (int i = 0; i < 100; i++)
+        prompt[i] = 1000 + i;
+    struct request r = request_of(prompt, 100, 150);
+    r.gen.ignore_end = true;
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    ask(e, &r, &answer);
+    engine_close(e);
+    uint32_t at = first_new(&answer, 60);
+    memcpy(prompt + 100, answer.token, 150 * sizeof(int32_t));
+    for (uint32_t i = 0; i < ARRAY_LEN(bad); i++) {
+        e = open_engine("null", (struct engine_params){0});
+        set_bad(e, answer.token[at], bad[i]);
+        ask(e, &r, &other);
+        REQUIRE_INT(other.done.reason, FINISH_ERROR);
+        REQUIRE_INT(other.done.err.code, -EDOM);
+        REQUIRE_INT(other.n_tokens, at + 1);
+        REQUIRE(memcmp(other.token, answer.token, (at + 1) * sizeof(int32_t)) == 0);
+        set_bad(e, 0, 0);
+        struct request longer = request_of(prompt, 250, 1);
+        ask(e, &longer, &other);
+        REQUIRE_INT(other.done.usage.cached_tokens, 0);
+        engine_close(e);
+    }
+}
+
+TEST(nan_in_the_logprobs_of_a_prompt)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    int32_t prompt[50];
+    for (int i = 0; i < 50; i++)
+        prompt[i] = 1000 + i;
+    struct request r = request_of(prompt, 50, 4);
+    r.gen.prompt_logprobs = true;
+    set_bad(e, prompt[20], NAN);
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_ERROR);
+    REQUIRE_INT(answer.done.err.code, -EDOM);
+    REQUIRE_INT(answer.n_prompt, 21);       // the first has no logprob, row 20 scores token 21
+    REQUIRE_INT(answer.n_tokens, 0);
     engine_close(e);
 }
 

@@ -52,12 +52,23 @@ void job_flush_text(struct engine *e, struct job *j)
     str_clear(&e->shown);
 }
 
+// Where the bad number came from is not known: no block that the sequence computed or read is found
+// in the cache again.
+static void distrust(struct engine *e, struct job *j, struct err *err)
+{
+    sched_forget(e->sched, &j->seq);
+    err_prefix(err, "after %u tokens", j->seq.n_computed);
+    pthread_mutex_lock(&e->lock);
+    e->stats.nonfinite++;
+    pthread_mutex_unlock(&e->lock);
+}
+
 static void end_with_error(struct engine *e, struct job *j, int code, struct err *err)
 {
     if (code == -ENOMEM && !err->code)
         err_set(err, code, "no memory for the answer");
     if (code == -EDOM)
-        sched_forget(e->sched, &j->seq);    // whoever shares these blocks must not meet them again
+        distrust(e, j, err);
     job_end(e, j, FINISH_ERROR, err);
 }
 

@@ -28,6 +28,7 @@ STAT(rows, s->step_rows)
 STAT(step_seconds, (double)s->step_ns / 1e9)
 STAT(preemptions, s->preemptions)
 STAT(rejected, s->requests_rejected)
+STAT(nonfinite, s->nonfinite)
 STAT(failed, s->failed)
 
 static const struct gauge gauges[] = {
@@ -47,6 +48,8 @@ static const struct gauge gauges[] = {
     { "num_preemptions_total", "counter", "Sequences put back into the queue.", get_preemptions },
     { "requests_rejected_total", "counter", "Requests that the engine did not take.",
       get_rejected },
+    { "requests_nonfinite_total", "counter",
+      "Requests that failed because a logit was no finite number.", get_nonfinite },
     { "engine_failed", "gauge", "1: the executor is lost.", get_failed },
 };
 

@@ -143,7 +143,7 @@ static int null_load(struct executor *x, const struct model *m, const struct pla
     if (m->file && gguf_u32(m->file, "tokenizer.ggml.eos_token_id", 0, INT32_MAX, &end, NULL) == 0)
         g->settings.end_token = end < m->cfg.n_vocab ? (int32_t)end : -1;
     int r = find_words(g, err);
-    g->set = calloc(outputs + 1, sizeof(*g->set));
+    g->set = calloc(2 * outputs + 1, sizeof(*g->set));
     if (!r && (!g->set || !mul_size(outputs * sizeof(float), m->cfg.n_vocab, &bytes) ||
                mem_map(&g->logits, bytes)))
         r = err_set(err, -ENOMEM, "no memory for %zu outputs", outputs);
@@ -187,6 +187,12 @@ static void null_kv_write(struct program *p, uint32_t block, const void *src)
     (void)p, (void)block, (void)src;
 }
 
+static void set_logit(struct null_program *g, size_t at, float logit)
+{
+    ((float *)g->logits.p)[at] = logit;
+    g->set[g->n_set++] = at;
+}
+
 // Output i is of row b->out_row[i], which lies in sequence *seq or a later one.
 static void set_output(struct null_program *g, const struct batch *b, uint32_t i, uint32_t *seq)
 {
@@ -195,9 +201,10 @@ static void set_output(struct null_program *g, const struct batch *b, uint32_t i
         ++*seq;
     const struct batch_seq *s = &b->seq[*seq];
     int32_t next = null_next_token(&g->p, b->token[row], s->pos0 + row - s->row0);
-    size_t at = (size_t)i * g->model->cfg.n_vocab + (size_t)next;
-    ((float *)g->logits.p)[at] = LOGIT;
-    g->set[g->n_set++] = at;
+    size_t n_vocab = g->model->cfg.n_vocab, first = i * n_vocab;
+    set_logit(g, first + (size_t)next, LOGIT);
+    if (g->settings.bad_logit != 0 && b->token[row] == g->settings.bad_token)
+        set_logit(g, first + n_vocab / 2, g->settings.bad_logit);
 }
 
 static int null_submit(struct program *p, struct batch *b, struct err *err)

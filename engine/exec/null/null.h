@@ -15,6 +15,8 @@ struct null_record { uint32_t n_rows, n_seqs, n_out; };
 struct null_settings {              // all zero after load, but end_token
     int32_t  end_token;             // the vocabulary's; -1: none
     uint32_t mean_length;           // one token in so many is the end token; 0: never
+    float    bad_logit;             // one of the logits of rows of bad_token; 0: of none
+    int32_t  bad_token;
     uint64_t step_ns;               // how long wait() takes
     uint64_t fail_step;             // the step (from 1) whose wait() fails; 0: none
     int      fail_code;             // with this negative errno
