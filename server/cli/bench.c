@@ -1,11 +1,12 @@
 // godwit bench: tokens per second of prefill, and of decode at a depth with some streams at once.
 //
 // Prompts are random tokens. Before a decode is timed, each stream's prompt is run once and stays
-// in the prefix cache, so that all streams decode together from the start; only the time in which
-// every stream was producing counts.
+// in the prefix cache, all but its last token. So all streams decode together from the start; only
+// the time in which every stream was producing counts.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "base/base.h"
 #include "base/clock.h"
 #include "server/cli/cli.h"
@@ -17,7 +18,7 @@ struct bench {
     struct cli         *cli;
     struct engine      *engine;
     struct attn_policy  attn;
-    uint64_t            random;
+    uint64_t            random, load_ns;
     struct str          json_prefill, json_decode, table;
 };
 
@@ -45,7 +46,7 @@ static int lane_init(struct bench *b, struct lane *l, uint32_t n_prompt, uint32_
 {
     *l = (struct lane){.max_tokens = max_tokens};
     l->time_ns = calloc(max_tokens, sizeof(*l->time_ns));
-    if (!l->time_ns || random_prompt(b, MAX(n_prompt, 1u), &l->prompt))
+    if (!l->time_ns || random_prompt(b, n_prompt, &l->prompt))
         return err_set(err, -ENOMEM, "out of memory");
     return 0;
 }
@@ -124,39 +125,72 @@ static int bench_prefill(struct bench *b, uint32_t n, struct err *err)
     return 0;
 }
 
-// Tokens per second of all lanes while every lane was producing.
+// Tokens per second from the last token up to from_ns to the first one at or after to_ns.
+static double lane_rate(const struct lane *l, uint64_t from_ns, uint64_t to_ns)
+{
+    uint32_t a = 0, b = 0;
+    while (a + 1 < l->n && l->time_ns[a + 1] <= from_ns)
+        a++;
+    while (b + 1 < l->n && l->time_ns[b] < to_ns)
+        b++;
+    return b > a ? rate_per_s(b - a, l->time_ns[b] - l->time_ns[a]) : 0;
+}
+
+// Tokens per second of all lanes while every lane was producing; 0 if there was no such time.
 static double common_rate(const struct lane *lane, uint32_t n)
 {
-    uint64_t from_ns = 0, to_ns = UINT64_MAX, tokens = 0;
+    uint64_t from_ns = 0, to_ns = UINT64_MAX;
+    double rate = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (lane[i].n == 0)
             return 0;
         from_ns = MAX(from_ns, lane[i].time_ns[0]);
         to_ns = MIN(to_ns, lane[i].time_ns[lane[i].n - 1]);
     }
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t k = 0; k < lane[i].n; k++)
-            tokens += lane[i].time_ns[k] > from_ns && lane[i].time_ns[k] <= to_ns;
-    return to_ns > from_ns ? rate_per_s(tokens, to_ns - from_ns) : 0;
+    for (uint32_t i = 0; i < n && from_ns < to_ns; i++)
+        rate += lane_rate(&lane[i], from_ns, to_ns);
+    return rate;
 }
 
+struct round { struct bench *b; struct lane *lane; uint32_t n; struct err *err; };
+
+static int submit_round(void *ctx, uint32_t i, const float *logits, uint32_t n_vocab)
+{
+    (void)i, (void)logits, (void)n_vocab;
+    struct round *t = ctx;
+    int r = 0;
+    for (uint32_t k = 0; k < t->n && r == 0; k++)
+        r = lane_submit(t->b, &t->lane[k], t->lane[k].max_tokens, t->err);
+    return r;
+}
+
+// The engine starts nothing while it evaluates a text: requests that come meanwhile start in the
+// same step, however fast steps are.
 static int run_lanes(struct bench *b, struct lane *lane, uint32_t n, double *rate, struct err *err)
 {
-    int r = 0;
-    for (uint32_t i = 0; i < n && r == 0; i++)
-        r = lane_submit(b, &lane[i], lane[i].max_tokens, err);
+    struct round t = {b, lane, n, err};
+    int r = engine_eval(b->engine, lane[0].prompt.id, 1, &b->attn, submit_round, &t, err);
     for (uint32_t i = 0; i < n && r == 0; i++)
         r = lane_collect(&lane[i], err);
-    if (r == 0)
-        *rate = common_rate(lane, n);
-    return r;
+    if (r)
+        return r;
+    *rate = common_rate(lane, n);
+    return *rate > 0 ? 0 : err_set(err, -ETIME, "%u streams never decoded together: --decode must "
+                                   "be more than %u", n, b->cli->decode_tokens);
 }
 
 // Fills the prefix cache with the lane's prompt.
 static int warm_lane(struct bench *b, struct lane *l, struct err *err)
 {
-    int r = l->prompt.n < KV_BLOCK_TOKENS ? 0 : lane_submit(b, l, 1, err);
+    int r = l->prompt.n <= KV_BLOCK_TOKENS ? 0 : lane_submit(b, l, 1, err);
     return r == 0 && l->stream ? lane_collect(l, err) : r;
+}
+
+// Whole blocks, which the prefix cache can hold, and one token that is left to compute: a longer
+// rest would let the first streams finish while the last ones still wait for their turn.
+static uint32_t prompt_tokens(uint32_t depth)
+{
+    return ALIGN_UP(depth, KV_BLOCK_TOKENS) + 1;
 }
 
 static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struct err *err)
@@ -168,7 +202,7 @@ static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struc
     if (!lane)
         return err_set(err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < streams && r == 0; i++) {
-        r = lane_init(b, &lane[i], depth, b->cli->decode_tokens + 1, err);
+        r = lane_init(b, &lane[i], prompt_tokens(depth), b->cli->decode_tokens + 1, err);
         if (r == 0)
             r = warm_lane(b, &lane[i], err);
     }
@@ -220,32 +254,71 @@ static uint32_t largest(const struct number_list *l)
     return r;
 }
 
-// Opens the engine with room for the longest prompt, and for all streams at the greatest depth.
-static int open_engine(struct cli *c, struct engine **ret, struct err *err)
+static uint64_t longest_prefill(const struct cli *c)
 {
-    uint64_t longest = MAX(largest(&c->prefill), WARM_TOKENS) + 8ull;
-    uint64_t deep = largest(&c->depth) + (uint64_t)c->decode_tokens + 8;
-    uint32_t streams = largest(&c->streams);
+    return MAX(largest(&c->prefill), WARM_TOKENS) + 8ull;
+}
+
+// Blocks for the longest prompt, or for all streams at the greatest depth. What they generate is
+// there twice when a round is repeated: the last round's is still cached.
+static uint64_t blocks_needed(const struct cli *c)
+{
+    uint64_t prompt = prompt_tokens(largest(&c->depth));
+    uint64_t all = DIV_UP(prompt + c->decode_tokens + 1, KV_BLOCK_TOKENS);
+    uint64_t lane = all + (all - prompt / KV_BLOCK_TOKENS);
+    uint64_t deep = largest(&c->streams) * lane + 1;    // one for the text that run_lanes evaluates
+    return MAX(deep, DIV_UP(longest_prefill(c), KV_BLOCK_TOKENS));
+}
+
+// Blocks on the CPU take memory only once they are written, which may be too late to say no.
+static int check_memory(const struct engine_info *info, uint64_t blocks, struct err *err)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    uint64_t have = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 0;
+    uint64_t need = blocks * info->kv_block_bytes + info->weight_bytes;
+    if (strncmp(info->device, "cpu", 3) != 0 || need <= have || !have)
+        return 0;
+    return err_set(err, -ENOMEM, "that needs %llu MiB for KV and weights, this "
+                   "machine has %llu MiB", (unsigned long long)(need >> 20),
+                   (unsigned long long)(have >> 20));
+}
+
+static int open_timed(struct bench *b, struct engine_params *p, struct err *err)
+{
+    uint64_t start_ns = clock_now_ns();
+    int r = load_engine(b->cli, p, &b->engine, err);
+    b->load_ns = clock_now_ns() - start_ns;
+    return r;
+}
+
+// Opens the engine with room for the longest prompt, and for all streams at the greatest depth;
+// again, where its own idea of a pool was too small.
+static int open_engine(struct bench *b, struct err *err)
+{
+    const struct cli *c = b->cli;
+    uint64_t longest = longest_prefill(c);
+    uint64_t deep = prompt_tokens(largest(&c->depth)) + (uint64_t)c->decode_tokens + 8;
     if (MAX(longest, deep) > CTX_MAX)
         return err_set(err, CLI_USAGE, "more than %u tokens in a context", CTX_MAX);
     struct engine_params p = {
-        .ctx_tokens = MAX(c->ctx_tokens, (uint32_t)MAX(longest, deep)), .seqs_max = streams,
-        .queue_max = streams,
+        .ctx_tokens = MAX(c->ctx_tokens, (uint32_t)MAX(longest, deep)),
+        .seqs_max = largest(&c->streams), .queue_max = largest(&c->streams),
     };
-    int r = load_engine(c, &p, ret, err);
+    int r = open_timed(b, &p, err);
     if (r)
         return r;
-    const struct engine_info *info = engine_info(*ret);
-    uint64_t blocks = streams * (DIV_UP(deep, KV_BLOCK_TOKENS) + 1);
-    if (info->kv_blocks >= blocks)
-        return 0;
+    const struct engine_info *info = engine_info(b->engine);
+    uint64_t blocks = blocks_needed(c);
+    r = check_memory(info, blocks, err);
+    if (r || info->kv_blocks >= blocks)
+        return r;
     p.kv_memory_bytes = blocks * info->kv_block_bytes;
-    engine_close(*ret);
-    *ret = NULL;
-    return load_engine(c, &p, ret, err);
+    engine_close(b->engine);
+    b->engine = NULL;
+    return open_timed(b, &p, err);
 }
 
-static void print_result(const struct bench *b, uint64_t load_ns, struct str *out)
+static void print_result(const struct bench *b, struct str *out)
 {
     const struct engine_info *info = engine_info(b->engine);
     if (!b->cli->json) {
@@ -258,7 +331,7 @@ static void print_result(const struct bench *b, uint64_t load_ns, struct str *ou
                "\"kv_v\":\"%s\",\"attention\":\"%s\",\"budget\":%u,\"load_ms\":%.3f,",
                info->arch, info->device, b->cli->threads, info->kv_k, info->kv_v,
                selectors[b->attn.selector].name, b->attn.budget_tokens,
-               (double)load_ns / (double)NS_PER_MS);
+               (double)b->load_ns / (double)NS_PER_MS);
     str_puts(out, "\"prefill\":[");
     str_add(out, b->json_prefill.p, b->json_prefill.n);
     str_puts(out, "],\"decode\":[");
@@ -269,15 +342,13 @@ static void print_result(const struct bench *b, uint64_t load_ns, struct str *ou
 int cmd_bench(struct cli *c, struct err *err)
 {
     struct bench b = {.cli = c, .random = c->has_seed ? c->seed : 1};
-    uint64_t start_ns = clock_now_ns();
-    int r = open_engine(c, &b.engine, err);
-    uint64_t load_ns = clock_now_ns() - start_ns;
+    int r = open_engine(&b, err);
     if (r == 0)
         r = attention_policy(c, &b.attn, err);
     if (r == 0)
         r = run_all(&b, err);
     if (r == 0)
-        print_result(&b, load_ns, &c->out);
+        print_result(&b, &c->out);
     c->out.failed |= b.table.failed | b.json_prefill.failed | b.json_decode.failed;
     engine_close(b.engine);
     str_free(&b.table);
