@@ -1,6 +1,8 @@
 // Protects the null executor: tokens that repeat, failures and delays on request.
 #include "tests/test.h"
 #include <errno.h>
+#include <time.h>
+#include "base/clock.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/null/null.h"
 
@@ -30,7 +32,8 @@ TEST(null_makes_repeatable_tokens)
     const int32_t token[] = { 3, 4, 5, 6 };
     const uint32_t out[] = { 0, 2, 3 }, pos[] = { 5, 7, 9 };
     struct load_params lp = { .rows_max = 4, .seqs_max = 2, .outputs_max = 3 };
-    REQUIRE_OK(executor_null.open(&x, NULL, &err), err);
+    const struct executor_params xp = { 0 };
+    REQUIRE_OK(executor_null.open(&x, &xp, &err), err);
     REQUIRE_OK(x->ops->load(x, &m, &plan, &lp, &g, &err), err);
     REQUIRE_OK(x->ops->kv_alloc(g, 1u << 24, &layout, &err), err);
     REQUIRE_INT(layout.head_bytes, 2 * 64 * 64 * 4);
@@ -63,10 +66,69 @@ TEST(null_makes_repeatable_tokens)
     x->ops->close(x);
 }
 
+static int open_null(const char *arg, struct executor **x)
+{
+    struct err err;
+    return executor_null.open(x, &(struct executor_params){ .device_arg = arg }, &err);
+}
+
+TEST(null_has_a_period)
+{
+    static const char *const bad[] = { "", "50", "ms", "-1ms", "+1ms", " 1ms", "1.5ms", "1ms ",
+                                       "1m", "101s", "100001ms", "18446744073709551617us" };
+    struct executor *x = NULL;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        REQUIRE_INT(open_null(bad[i], &x), -EINVAL);
+    REQUIRE(!x);
+    char text[80];
+    REQUIRE_INT(open_null("1500us", &x), 0);
+    x->ops->describe(x, text, sizeof(text));
+    REQUIRE(strcmp(text, "null: no arithmetic, a step every 1.5 ms") == 0);
+    x->ops->close(x);
+    REQUIRE_INT(open_null("100s", &x), 0);
+    x->ops->close(x);
+}
+
+// A step that the engine was slow to ask for is not waited for; the next has its time again.
+TEST(null_keeps_its_period)
+{
+    struct err err;
+    struct batch b;
+    struct executor *x;
+    struct program *g = NULL;
+    const struct plan plan = { 0 };
+    const struct model m = { .cfg = { .n_vocab = 50 } };
+    const int32_t token[] = { 3, 4 };
+    struct load_params lp = { .rows_max = 2, .seqs_max = 2, .outputs_max = 1 };
+    REQUIRE_INT(open_null("20ms", &x), 0);
+    REQUIRE_OK(x->ops->load(x, &m, &plan, &lp, &g, &err), err);
+    REQUIRE_INT(null_settings(g).period_ns, 20 * NS_PER_MS);
+    uint64_t start_ns = clock_now_ns();
+    for (int i = 0; i < 5; i++) {
+        if (i == 3) {
+            REQUIRE(clock_now_ns() - start_ns >= 40 * NS_PER_MS);
+            nanosleep(&(struct timespec){ .tv_nsec = 30 * NS_PER_MS }, NULL);
+            start_ns = clock_now_ns();
+        }
+        null_step(g, token, 2, (const uint32_t[]){ 1 }, 1, &b);
+        REQUIRE_OK(x->ops->wait(g, NS_PER_S, &err), err);
+    }
+    REQUIRE(clock_now_ns() - start_ns >= 20 * NS_PER_MS);
+    null_step(g, token, 2, (const uint32_t[]){ 1 }, 1, &b);
+    REQUIRE_INT(x->ops->wait(g, 1000, &err), -ETIMEDOUT);
+    x->ops->unload(g);
+    x->ops->close(x);
+}
+
 TEST(executors_by_name)
 {
     REQUIRE(executor_find("cpu") == &executor_cpu);
     REQUIRE(executor_find("auto") == &executor_cpu);
     REQUIRE(executor_find("null") == &executor_null);
+    REQUIRE(executor_find("null:") == &executor_null);
+    REQUIRE(executor_find("null:a:b") == &executor_null);
+    REQUIRE(strcmp(executor_arg("null:a:b"), "a:b") == 0 && !executor_arg("null"));
+    REQUIRE(!executor_find("") && !executor_find(":") && !executor_find("nul") &&
+            !executor_find("nulls"));
     REQUIRE(!executor_find("vulkan"));
 }

@@ -2,11 +2,23 @@
 #include "engine/exec/executor.h"
 #include <string.h>
 
-const struct executor_ops *executor_find(const char *name)
+static bool is_called(const char *device, const char *name)
 {
-    if (strcmp(name, "auto") == 0 || strcmp(name, "cpu") == 0)
+    size_t n = strcspn(device, ":");
+    return strlen(name) == n && memcmp(device, name, n) == 0;
+}
+
+const struct executor_ops *executor_find(const char *device)
+{
+    if (is_called(device, "auto") || is_called(device, "cpu"))
         return &executor_cpu;
-    if (strcmp(name, "null") == 0)
+    if (is_called(device, "null"))
         return &executor_null;
     return NULL;
+}
+
+const char *executor_arg(const char *device)
+{
+    const char *colon = strchr(device, ':');
+    return colon ? colon + 1 : NULL;
 }

@@ -24,6 +24,7 @@ struct program;                         // a model taken in by an executor
 struct executor_params {
     uint32_t threads;                   // 0: one per core that this process may use
     bool     exact;                     // exactly dequantised weights, float32 activations
+    const char *device_arg;             // what stands behind the device's name; NULL: nothing
 };
 
 struct load_params {
@@ -95,5 +96,8 @@ struct program  { struct executor *x; };
 extern const struct executor_ops executor_cpu;
 extern const struct executor_ops executor_null;
 
-// "cpu", "null" or "auto"; NULL: unknown.
-const struct executor_ops *executor_find(const char *name);
+// By a device's name: "cpu", "null" or "auto", and behind a colon what open() gets as device_arg.
+// NULL: unknown.
+const struct executor_ops *executor_find(const char *device);
+// What stands behind the colon, or NULL.
+const char *executor_arg(const char *device);

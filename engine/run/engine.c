@@ -113,7 +113,9 @@ static int open_executor(struct engine *e, const struct engine_params *p, struct
     const struct executor_ops *ops = executor_find(name);
     if (!ops)
         return err_set(err, -EINVAL, "no device is called \"%s\"", name);
-    struct executor_params xp = {.threads = p->threads, .exact = p->exact};
+    struct executor_params xp = {
+        .threads = p->threads, .exact = p->exact, .device_arg = executor_arg(name),
+    };
     int r = ops->open(&e->x, &xp, err);
     if (r < 0)
         return r;

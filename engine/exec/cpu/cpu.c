@@ -8,6 +8,8 @@
 
 static int cpu_open(struct executor **ret, const struct executor_params *p, struct err *err)
 {
+    if (p->device_arg)
+        return err_set(err, -EINVAL, "the cpu is one device, not \"%.80s\"", p->device_arg);
     struct cpu_executor *c = calloc(1, sizeof(*c));
     if (!c)
         return err_set(err, -ENOMEM, "no memory for an executor");

@@ -1,6 +1,7 @@
 // See null.h. Logits live in mapped memory that stays the kernel's zero page but where one was set,
 // so that a large vocabulary costs a step nothing.
 #include "engine/exec/null/null.h"
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,13 @@
 #define NULL_LAYOUT_VERSION 0x6e756c6cu
 #define TOKEN_TYPE_NORMAL 1         // of tokenizer.ggml.token_type
 
+#define PERIOD_NS_MAX (100 * NS_PER_S)
+
+struct null_executor {
+    struct executor x;
+    uint64_t        period_ns;
+};
+
 struct null_program {
     struct program       p;
     const struct model  *model;
@@ -26,6 +34,7 @@ struct null_program {
     size_t              *set;       // (n_set) indices of logits that are not zero, owned
     uint32_t             n_set;
     uint64_t             steps;
+    uint64_t             due_ns;    // the end of the last step that had a period
     struct null_record   record[NULL_RECORDS];
 };
 
@@ -93,14 +102,41 @@ int32_t null_next_token(const struct program *p, int32_t token, uint32_t pos)
 
 // ---- the executor -----------------------------------------------------------------------------
 
+// "50ms" to nanoseconds. Returns 0 or -EINVAL.
+static int parse_period(const char *text, uint64_t *ret)
+{
+    static const struct { const char *name; uint64_t ns; } unit[] = {
+        { "us", NS_PER_MS / 1000 }, { "ms", NS_PER_MS }, { "s", NS_PER_S },
+    };
+    char *end;
+    if (!isdigit((unsigned char)text[0]))
+        return -EINVAL;
+    unsigned long long n = strtoull(text, &end, 10);
+    for (unsigned i = 0; i < ARRAY_LEN(unit); i++) {
+        if (strcmp(end, unit[i].name) != 0 || n > PERIOD_NS_MAX / unit[i].ns)
+            continue;
+        *ret = n * unit[i].ns;
+        return 0;
+    }
+    return -EINVAL;
+}
+
+static struct null_executor *executor_of(const struct executor *x)
+{
+    return (struct null_executor *)(uintptr_t)x;
+}
+
 static int null_open(struct executor **ret, const struct executor_params *p, struct err *err)
 {
-    (void)p;
-    struct executor *x = calloc(1, sizeof(*x));
-    if (!x)
+    uint64_t period_ns = 0;
+    if (p->device_arg && parse_period(p->device_arg, &period_ns) < 0)
+        return err_set(err, -EINVAL, "the null device takes the time between its steps, such as "
+                       "50ms, not \"%.80s\"", p->device_arg);
+    struct null_executor *n = calloc(1, sizeof(*n));
+    if (!n)
         return err_set(err, -ENOMEM, "no memory for an executor");
-    x->ops = &executor_null;
-    *ret = x;
+    *n = (struct null_executor){ .x.ops = &executor_null, .period_ns = period_ns };
+    *ret = &n->x;
     return 0;
 }
 
@@ -111,8 +147,10 @@ static void null_close(struct executor *x)
 
 static void null_describe(const struct executor *x, char *buf, size_t size)
 {
-    (void)x;
-    snprintf(buf, size, "null: no arithmetic");
+    uint64_t us = executor_of(x)->period_ns / 1000;
+    int n = snprintf(buf, size, "null: no arithmetic");
+    if (us && n > 0 && (size_t)n < size)
+        snprintf(buf + n, size - (size_t)n, ", a step every %.6g ms", (double)us / 1000);
 }
 
 static void null_unload(struct program *p)
@@ -140,6 +178,7 @@ static int null_load(struct executor *x, const struct model *m, const struct pla
     g->model = m;
     g->params = *lp;
     g->settings.end_token = -1;
+    g->settings.period_ns = executor_of(x)->period_ns;
     if (m->file && gguf_u32(m->file, "tokenizer.ggml.eos_token_id", 0, INT32_MAX, &end, NULL) == 0)
         g->settings.end_token = end < m->cfg.n_vocab ? (int32_t)end : -1;
     int r = find_words(g, err);
@@ -227,16 +266,27 @@ static int null_submit(struct program *p, struct batch *b, struct err *err)
     return 0;
 }
 
+// How long this step still takes. A step that comes late begins a new rhythm.
+static uint64_t step_left_ns(struct null_program *g)
+{
+    if (!g->settings.period_ns)
+        return g->settings.step_ns;
+    uint64_t now_ns = clock_now_ns(), due_ns = g->due_ns + g->settings.period_ns;
+    g->due_ns = MAX(due_ns, now_ns);
+    return g->due_ns - now_ns;
+}
+
 static int null_wait(struct program *p, uint64_t timeout_ns, struct err *err)
 {
-    const struct null_settings *s = &of(p)->settings;
-    uint64_t ns = MIN(s->step_ns, timeout_ns);
+    struct null_program *g = of(p);
+    const struct null_settings *s = &g->settings;
+    uint64_t left_ns = step_left_ns(g), ns = MIN(left_ns, timeout_ns);
     if (ns)
         nanosleep(&(struct timespec){ .tv_sec = (time_t)(ns / NS_PER_S),
                                       .tv_nsec = (long)(ns % NS_PER_S) }, NULL);
-    if (s->fail_step && of(p)->steps == s->fail_step)
+    if (s->fail_step && g->steps == s->fail_step)
         return err_set(err, s->fail_code, "the null executor was told to fail");
-    return ns < s->step_ns ? err_set(err, -ETIMEDOUT, "the step is not done") : 0;
+    return ns < left_ns ? err_set(err, -ETIMEDOUT, "the step is not done") : 0;
 }
 
 static void null_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,

@@ -4,6 +4,9 @@
 // It computes nothing and touches no weights. Of a row's logits all are zero but one, which is a
 // pure function of the row's token and position: greedy sampling gives an endless, repeatable
 // stream of ordinary text tokens, that a model's end token may end after a pseudo-random length.
+//
+// As a device it is "null", or "null:50ms" (also us and s) to end a step every 50 ms, as long as
+// the engine keeps up: for load tests.
 #pragma once
 #include <stdint.h>
 #include "engine/exec/executor.h"
@@ -18,6 +21,7 @@ struct null_settings {              // all zero after load, but end_token
     float    bad_logit;             // one of the logits of rows of bad_token; 0: of none
     int32_t  bad_token;
     uint64_t step_ns;               // how long wait() takes
+    uint64_t period_ns;             // of steps that follow each other; 0, unless the device says so
     uint64_t fail_step;             // the step (from 1) whose wait() fails; 0: none
     int      fail_code;             // with this negative errno
 };
