@@ -230,6 +230,12 @@ def test_bench():
     shapes = [(d['depth'], d['streams'], d['tokens']) for d in found['decode']]
     assert shapes == [(0, 1, 4), (0, 3, 4), (100, 1, 4), (100, 3, 4)]
     assert all(x['tokens_per_s'] > 0 for x in found['prefill'] + found['decode'])
+    many = parsed('bench', SMOLLM2, '--prefill', 0, '--decode', 2, '--depth', 300, '--streams', 16,
+                  '--json', '--device', 'null:5ms')
+    assert 0 < many['decode'][0]['tokens_per_s'] < 3300, many       # 16 every 5 ms at most
+    require_failure('bench', SMOLLM2, '--depth', 1 << 20, '--streams', 1000, '--device', 'cpu',
+                    names=b'this machine has')
+    require_failure('bench', SMOLLM2, '--device', 'null:5', names=b'50ms')
     table = output('bench', SMOLLM2, '--prefill', 64, '--decode', 0, '--device', 'null').decode()
     assert 'prefill' in table and 'decode' not in table
 
