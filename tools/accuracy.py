@@ -116,7 +116,7 @@ text": tokens alike from the start of a free-running answer of 64 tokens.
 
 {perplexity}'''
 
-PERPLEXITY = '''
+PERPLEXITY = '''\
 ## Perplexity
 
 The text of the GPL 3: {ctx} tokens of context, chunks that do not overlap, the second half of each
