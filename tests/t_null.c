@@ -1,6 +1,7 @@
 // Protects the null executor: tokens that repeat, failures and delays on request.
 #include "tests/test.h"
 #include <errno.h>
+#include <math.h>
 #include <time.h>
 #include "base/clock.h"
 #include "engine/exec/executor.h"
@@ -75,7 +76,9 @@ static int open_null(const char *arg, struct executor **x)
 TEST(null_has_a_period)
 {
     static const char *const bad[] = { "", "50", "ms", "-1ms", "+1ms", " 1ms", "1.5ms", "1ms ",
-                                       "1m", "101s", "100001ms", "18446744073709551617us" };
+                                       "1m", "101s", "100001ms", "18446744073709551617us",
+                                       "1ms,", ",1ms", "1ms;lost=2", "lost=", "lost=x", "lost",
+                                       "bad=-1", "bad=2147483648", "lost=2 ", "LOST=2" };
     struct executor *x = NULL;
     for (size_t i = 0; i < ARRAY_LEN(bad); i++)
         REQUIRE_INT(open_null(bad[i], &x), -EINVAL);
@@ -86,6 +89,23 @@ TEST(null_has_a_period)
     REQUIRE(strcmp(text, "null: no arithmetic, a step every 1.5 ms") == 0);
     x->ops->close(x);
     REQUIRE_INT(open_null("100s", &x), 0);
+    x->ops->close(x);
+}
+
+TEST(null_has_faults)
+{
+    struct err err;
+    struct executor *x;
+    struct program *g = NULL;
+    const struct plan plan = { 0 };
+    const struct model m = { .cfg = { .n_vocab = 50 } };
+    struct load_params lp = { .rows_max = 2, .seqs_max = 2, .outputs_max = 1 };
+    REQUIRE_INT(open_null("bad=7,1ms,lost=20", &x), 0);
+    REQUIRE_OK(x->ops->load(x, &m, &plan, &lp, &g, &err), err);
+    struct null_settings s = null_settings(g);
+    REQUIRE(s.bad_token == 7 && isnan(s.bad_logit));
+    REQUIRE(s.fail_step == 20 && s.fail_code == -EIO && s.period_ns == NS_PER_MS);
+    x->ops->unload(g);
     x->ops->close(x);
 }
 

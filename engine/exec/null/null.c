@@ -3,6 +3,7 @@
 #include "engine/exec/null/null.h"
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,8 +19,8 @@
 #define PERIOD_NS_MAX (100 * NS_PER_S)
 
 struct null_executor {
-    struct executor x;
-    uint64_t        period_ns;
+    struct executor      x;
+    struct null_settings settings;  // that programs begin with
 };
 
 struct null_program {
@@ -102,23 +103,57 @@ int32_t null_next_token(const struct program *p, int32_t token, uint32_t pos)
 
 // ---- the executor -----------------------------------------------------------------------------
 
-// "50ms" to nanoseconds. Returns 0 or -EINVAL.
-static int parse_period(const char *text, uint64_t *ret)
+// "50ms", which ends at a comma or the end of text. False: it is something else.
+static bool parse_period(const char *text, size_t n_text, uint64_t *ret)
 {
     static const struct { const char *name; uint64_t ns; } unit[] = {
         { "us", NS_PER_MS / 1000 }, { "ms", NS_PER_MS }, { "s", NS_PER_S },
     };
     char *end;
     if (!isdigit((unsigned char)text[0]))
-        return -EINVAL;
+        return false;
     unsigned long long n = strtoull(text, &end, 10);
+    size_t n_unit = (size_t)(text + n_text - end);
     for (unsigned i = 0; i < ARRAY_LEN(unit); i++) {
-        if (strcmp(end, unit[i].name) != 0 || n > PERIOD_NS_MAX / unit[i].ns)
+        if (strlen(unit[i].name) != n_unit || memcmp(end, unit[i].name, n_unit) != 0 ||
+            n > PERIOD_NS_MAX / unit[i].ns)
             continue;
         *ret = n * unit[i].ns;
-        return 0;
+        return true;
     }
-    return -EINVAL;
+    return false;
+}
+
+// "lost=20".
+static bool parse_number(const char *text, size_t n_text, const char *key, uint32_t *ret)
+{
+    size_t n_key = strlen(key);
+    char *end;
+    if (n_text <= n_key || memcmp(text, key, n_key) != 0 || !isdigit((unsigned char)text[n_key]))
+        return false;
+    unsigned long n = strtoul(text + n_key, &end, 10);
+    *ret = (uint32_t)n;
+    return end == text + n_text && n <= INT32_MAX;
+}
+
+static int parse_settings(const char *text, struct null_settings *s, struct err *err)
+{
+    uint32_t n;
+    for (size_t len;; text += len + 1) {
+        len = strcspn(text, ",");
+        if (parse_number(text, len, "lost=", &n)) {
+            s->fail_step = n;
+            s->fail_code = -EIO;
+        } else if (parse_number(text, len, "bad=", &n)) {
+            s->bad_token = (int32_t)n;
+            s->bad_logit = NAN;
+        } else if (!parse_period(text, len, &s->period_ns)) {
+            return err_set(err, -EINVAL, "the null device takes the time between its steps, such "
+                           "as 50ms, lost=STEP and bad=TOKEN, not \"%.80s\"", text);
+        }
+        if (!text[len])
+            return 0;
+    }
 }
 
 static struct null_executor *executor_of(const struct executor *x)
@@ -128,14 +163,14 @@ static struct null_executor *executor_of(const struct executor *x)
 
 static int null_open(struct executor **ret, const struct executor_params *p, struct err *err)
 {
-    uint64_t period_ns = 0;
-    if (p->device_arg && parse_period(p->device_arg, &period_ns) < 0)
-        return err_set(err, -EINVAL, "the null device takes the time between its steps, such as "
-                       "50ms, not \"%.80s\"", p->device_arg);
+    struct null_settings s = { .end_token = -1 };
+    int r = p->device_arg ? parse_settings(p->device_arg, &s, err) : 0;
+    if (r)
+        return r;
     struct null_executor *n = calloc(1, sizeof(*n));
     if (!n)
         return err_set(err, -ENOMEM, "no memory for an executor");
-    *n = (struct null_executor){ .x.ops = &executor_null, .period_ns = period_ns };
+    *n = (struct null_executor){ .x.ops = &executor_null, .settings = s };
     *ret = &n->x;
     return 0;
 }
@@ -147,7 +182,7 @@ static void null_close(struct executor *x)
 
 static void null_describe(const struct executor *x, char *buf, size_t size)
 {
-    uint64_t us = executor_of(x)->period_ns / 1000;
+    uint64_t us = executor_of(x)->settings.period_ns / 1000;
     int n = snprintf(buf, size, "null: no arithmetic");
     if (us && n > 0 && (size_t)n < size)
         snprintf(buf + n, size - (size_t)n, ", a step every %.6g ms", (double)us / 1000);
@@ -177,8 +212,7 @@ static int null_load(struct executor *x, const struct model *m, const struct pla
     g->p.x = x;
     g->model = m;
     g->params = *lp;
-    g->settings.end_token = -1;
-    g->settings.period_ns = executor_of(x)->period_ns;
+    g->settings = executor_of(x)->settings;
     if (m->file && gguf_u32(m->file, "tokenizer.ggml.eos_token_id", 0, INT32_MAX, &end, NULL) == 0)
         g->settings.end_token = end < m->cfg.n_vocab ? (int32_t)end : -1;
     int r = find_words(g, err);

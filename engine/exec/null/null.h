@@ -6,7 +6,8 @@
 // stream of ordinary text tokens, that a model's end token may end after a pseudo-random length.
 //
 // As a device it is "null", or "null:50ms" (also us and s) to end a step every 50 ms, as long as
-// the engine keeps up: for load tests.
+// the engine keeps up: for load tests. Faults for tests of whole programs, behind commas: "lost=20"
+// fails in step 20, and with "bad=4321" rows of token 4321 have a logit that is no number.
 #pragma once
 #include <stdint.h>
 #include "engine/exec/executor.h"
@@ -15,7 +16,7 @@
 
 struct null_record { uint32_t n_rows, n_seqs, n_out; };
 
-struct null_settings {              // all zero after load, but end_token
+struct null_settings {              // all zero after load, but end_token and the device's own
     int32_t  end_token;             // the vocabulary's; -1: none
     uint32_t mean_length;           // one token in so many is the end token; 0: never
     float    bad_logit;             // one of the logits of rows of bad_token; 0: of none
