@@ -66,6 +66,7 @@ struct engine_stats {               // a consistent snapshot
     uint64_t nonfinite;             // requests that failed because a logit was no finite number
     uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
     bool     failed;                // the executor is lost: nothing more will run
+    struct err failure;             // and why
 };
 void engine_stats(struct engine *e, struct engine_stats *ret);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include "base/base.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "server/sse.h"
 
 // A pump stops here until the bytes are sent, so that a slow reader does not make us encode ahead.
@@ -57,15 +58,31 @@ const char *gen_finish_name(const struct choice *c)
     return c->reason == FINISH_LENGTH ? "length" : "stop";
 }
 
-static int fault_of(const struct choice *c, struct fault *f)
+static int fault_of_error(const struct err *err, struct fault *f)
 {
-    switch (c->reason) {
+    switch (err->code) {
+    case -EDOM:
+        return fault_set(f, ERROR_engine_failed, NULL,
+                         "The model's result for this request is not a finite number.");
+    case -EIO:
+    case -ETIMEDOUT:
+        f->retry_after_s = 10;
+        return fault_set(f, ERROR_engine_lost, NULL, "The model cannot run any more.");
+    case -ENOMEM:
+        return fault_no_memory(f);
+    }
+    return fault_set(f, ERROR_engine_failed, NULL, "The model failed on this request.");
+}
+
+static int fault_of(const struct delta *done, struct fault *f)
+{
+    switch (done->reason) {
     case FINISH_DEADLINE:
         return fault_set(f, ERROR_timed_out, NULL, "The request took longer than it may.");
     case FINISH_CANCELLED:
         return fault_set(f, ERROR_draining, NULL, "The server is shutting down.");
     case FINISH_ERROR:
-        return fault_set(f, ERROR_engine_failed, NULL, "The model failed on this request.");
+        return fault_of_error(&done->err, f);
     default:
         return 0;
     }
@@ -132,7 +149,9 @@ static int pump_choice(struct gen *g, struct choice *c, struct fault *f)
         measure(g, c, &d);
         if (d.kind == DELTA_DONE) {
             take_done(g, c, &d);
-            if (fault_of(c, f) < 0)
+            if (d.reason == FINISH_ERROR)
+                log_warning("%s failed: %s", g->call->id, d.err.msg);
+            if (fault_of(&d, f) < 0)
                 return -1;
             g->format->choice_end(g, c);
         } else {

@@ -4,6 +4,10 @@
 // manager hears READY=1 only after one token was generated. SIGTERM and SIGINT drain: new requests
 // get 503, running ones have the drain timeout, then they end with an error event; exit status 0. A
 // second signal ends at once. SIGHUP reads the keys again.
+//
+// An executor that is lost never comes back in this process. Its clients have heard so; the daemon
+// says STOPPING=1, gives answers a moment to be read, and ends with a status that makes the manager
+// start it again.
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -20,6 +24,7 @@
 
 #define EXIT_CONFIG 78                  // EX_CONFIG
 #define EXIT_LOST 75                    // EX_TEMPFAIL: the executor is lost; start again
+#define LOST_DRAIN_S 5                  // what still runs then is other models' or unread
 #define LOAD_EXTEND_US 30000000ull      // asked of the manager while a load makes progress
 #define TICK_MS 100
 
@@ -69,7 +74,7 @@ static int first_token(struct engine *e, struct err *err)
             stream_wait(s, NS_PER_S);
     }
     if (d.reason == FINISH_ERROR)
-        code = err_set(err, -EIO, "the first token failed: %s", d.err.msg);
+        code = err_set(err, d.err.code, "the first token failed: %s", d.err.msg);
     stream_close(s);
     return code;
 }
@@ -148,11 +153,26 @@ static int wait_for_models(struct app *a, const sigset_t *set)
     pthread_join(l.thread, NULL);
     if (stop)
         return -1;
-    if (l.result) {
+    if (l.result)
         log_error("%s", l.err.msg);
-        return EXIT_CONFIG;
+    if (l.result == -EIO || l.result == -ETIMEDOUT)
+        return EXIT_LOST;
+    return l.result ? EXIT_CONFIG : 0;
+}
+
+// Logs the first model whose executor is lost. False: there is none.
+static bool report_loss(struct app *a)
+{
+    for (uint32_t i = 0; i < a->models.n; i++) {
+        struct engine_stats s = {0};
+        engine_stats(a->models.entry[i].engine, &s);
+        if (!s.failed)
+            continue;
+        log_error("the executor of model %s is lost, ending for a new start: %s",
+                  a->models.entry[i].name, s.failure.msg);
+        return true;
     }
-    return 0;
+    return false;
 }
 
 static int serve(struct app *a, const sigset_t *set)
@@ -162,10 +182,8 @@ static int serve(struct app *a, const sigset_t *set)
     log_notice("ready");
     while (!wait_signal(a, set, TICK_MS)) {
         feed_watchdog(a, &fed_ns);
-        if (app_failed(a)) {
-            log_error("an executor is lost; ending so that the service starts again");
+        if (report_loss(a))
             return EXIT_LOST;
-        }
     }
     return EXIT_SUCCESS;
 }
@@ -179,9 +197,9 @@ static bool is_idle(struct app *a)
 
 // Running requests have the drain timeout; then they hear that it is over, and have a moment to say
 // so to their clients.
-static void drain(struct app *a, const sigset_t *set)
+static void drain(struct app *a, const sigset_t *set, uint64_t timeout_s)
 {
-    uint64_t until_ns = clock_now_ns() + a->config.drain_timeout_s * NS_PER_S, fed_ns = 0;
+    uint64_t until_ns = clock_now_ns() + timeout_s * NS_PER_S, fed_ns = 0;
     bool now = false;
     atomic_store(&a->state, APP_DRAINING);
     notify_send(a->config.notify_socket, "STOPPING=1\nSTATUS=draining\n");
@@ -215,7 +233,8 @@ static int run(struct app *a, const sigset_t *set)
     if (status == 0) {
         atomic_store(&a->state, APP_READY);
         status = serve(a, set);
-        drain(a, set);
+        uint64_t timeout_s = a->config.drain_timeout_s;
+        drain(a, set, status == EXIT_LOST ? MIN(timeout_s, LOST_DRAIN_S) : timeout_s);
     }
     return MAX(status, 0);
 }
@@ -246,6 +265,8 @@ int main(int argc, char **argv)
     int status = run(&app, &set);
     http_close(app.main);
     http_close(app.admin);
+    if (status == EXIT_LOST)
+        _exit(status);                  // a device that hangs might never let go of its memory
     models_close(&app.models);
     keys_free(app.keys);
     config_free(&app.config);

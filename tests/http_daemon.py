@@ -6,11 +6,13 @@
 import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from http_util import Checks, Daemon, check_error, need_model, read_response, request_bytes
@@ -228,6 +230,58 @@ def second_signal_ends_at_once():
         start = time.monotonic()
         d.process.terminate()
         assert d.process.wait(20) == 0 and time.monotonic() - start < 10
+
+
+@case
+def a_bad_logit_fails_one_request():
+    with Daemon(device='null:1ms,bad=4321') as d:
+        status, got = d.complete([1000, 4321])
+        check_error(status, got, 500)
+        assert got['error']['code'] == 'engine_failed' and 'finite' in got['error']['message'], got
+        assert d.complete([1000, 1001])[0] == 200
+        assert d.get('/ready', port=d.admin)[0] == 200
+        text = d.get('/metrics', port=d.admin)[1].decode()
+        assert re.search(r'godwit_requests_nonfinite_total{[^}]*} 1\n', text), text
+        d._wait_log(r'warning .* failed: after 2 tokens: a logit is no number')
+
+
+@case
+def a_lost_device_ends_the_daemon():
+    """Who waits hears of it, /ready is red until the end, and the status asks for a new start."""
+    body = {'prompt': 'One', 'max_tokens': 2000, 'ignore_eos': True}
+    with Manager() as m, Daemon('--model', 'other=' + need_model(), device='null:10ms,lost=200',
+                                status=75, env={'NOTIFY_SOCKET': m.path}) as d:
+        m.wait('READY=1')
+        answers = {}
+
+        def ask(model):
+            answers[model] = d.events('/v1/completions', {**body, 'model': model})
+
+        threads = [threading.Thread(target=ask, args=(model,)) for model in ('smol', 'other')]
+        threads[0].start()
+        time.sleep(1)
+        threads[1].start()
+        threads[0].join()               # lost; the other model's answer is still on its way
+        for path in ('/ready', '/health'):
+            assert d.get(path, port=d.admin)[0] == 503, path
+        m.wait('STOPPING=1')
+        assert d.get('/ready', port=d.admin)[0] == 503
+        status, got = d.complete('One')
+        check_error(status, got, 503)
+        threads[1].join()
+        assert d.process.wait(20) == 75
+        for events in answers.values():
+            assert len(events) > 50 and events[-1] == '[DONE]', events[-3:]
+            assert events[-2]['error']['code'] == 'engine_lost', events[-3:]
+        assert sum(' error ' in line for line in d.text().split('\n')) == 1, d.text()
+        assert 'model smol is lost' in d.text() and 'told to fail' in d.text()
+
+
+@case
+def a_device_lost_at_the_first_token():
+    status, _, err = run('--admin', '127.0.0.1:0', '--listen', '127.0.0.1:0', '--model',
+                         need_model(), '--device', 'null:lost=1')
+    assert status == 75 and 'told to fail' in err, (status, err)
 
 
 def main():

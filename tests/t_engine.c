@@ -680,30 +680,55 @@ TEST(generated_rows_are_told_from_prompts)
 
 // ---- faults ----
 
+static void lose_device(struct engine *e, uint64_t step, int code)
+{
+    struct null_settings ns = null_settings(e->prog);
+    ns.fail_step = step;
+    ns.fail_code = code;
+    null_set(e->prog, &ns);
+}
+
 TEST(a_lost_device_ends_everything)
 {
-    struct engine *e = open_engine("null", (struct engine_params){0});
-    struct null_settings ns = null_settings(e->prog);
-    ns.fail_step = 20;
-    ns.fail_code = -EIO;
-    null_set(e->prog, &ns);
-    int32_t prompt[2] = {1000, 1001};
-    struct request r = request_of(prompt, 2, 1000);
-    r.gen.ignore_end = true;
-    struct stream *s[4], *more = NULL;
-    for (int i = 0; i < 4; i++)
-        s[i] = submit(e, &r);
-    for (int i = 0; i < 4; i++) {
-        collect(s[i], &answer);
-        REQUIRE_INT(answer.done.reason, FINISH_ERROR);
-        REQUIRE_INT(answer.done.err.code, -EIO);
+    static const int code[] = {-EIO, -ETIMEDOUT};
+    for (uint32_t c = 0; c < ARRAY_LEN(code); c++) {
+        struct engine *e = open_engine("null", (struct engine_params){.seqs_max = 3});
+        lose_device(e, 20, code[c]);
+        int32_t prompt[2] = {1000, 1001};
+        struct request r = request_of(prompt, 2, 1000);
+        r.gen.ignore_end = true;
+        struct stream *s[4], *more = NULL;
+        for (int i = 0; i < 4; i++)
+            s[i] = submit(e, &r);
+        for (int i = 0; i < 4; i++) {       // the last one only waited
+            collect(s[i], &answer);
+            REQUIRE_INT(answer.done.reason, FINISH_ERROR);
+            REQUIRE_INT(answer.done.err.code, code[c]);
+            REQUIRE(i < 3 ? answer.n_tokens > 0 : answer.n_tokens == 0);
+        }
+        struct engine_stats st;
+        engine_stats(e, &st);
+        REQUIRE(st.failed);
+        REQUIRE_STR(st.failure.msg, "the null executor was told to fail");
+        REQUIRE_INT(st.requests_error, 4);
+        struct err err = {0};
+        REQUIRE_INT(engine_submit(e, &r, &more, &err), -EIO);
+        REQUIRE_INT(engine_eval(e, prompt, 2, &r.attn, NULL, NULL, &err), -EIO);
+        require_idle(e);
+        engine_close(e);
     }
-    struct engine_stats st;
-    engine_stats(e, &st);
-    REQUIRE(st.failed);
-    REQUIRE_INT(st.requests_error, 4);
+}
+
+TEST(a_device_lost_in_an_evaluation_is_lost)
+{
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    lose_device(e, 1, -EIO);
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 10);
+    struct stream *s = NULL;
     struct err err = {0};
-    REQUIRE_INT(engine_submit(e, &r, &more, &err), -EIO);
+    REQUIRE_INT(engine_eval(e, prompt, 2, &r.attn, NULL, NULL, &err), -EIO);
+    REQUIRE_INT(engine_submit(e, &r, &s, &err), -EIO);
     engine_close(e);
 }
 

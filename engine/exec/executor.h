@@ -80,6 +80,7 @@ struct executor_ops {
     void (*kv_write)(struct program *g, uint32_t block, const void *src);
 
     // Starts a step; b and what it points to stay valid and untouched until wait() returns.
+    // Returns 0, -ENOMEM (it never began, and others may), -EIO (as below).
     int  (*submit)(struct program *g, struct batch *b, struct err *err);
     // Returns 0, -ETIMEDOUT, -EIO (the device is lost: nothing more will work).
     int  (*wait)(struct program *g, uint64_t timeout_ns, struct err *err);

@@ -82,7 +82,8 @@ void job_destroy(struct job *j);        // its stream is finished; NULL is fine
 
 // step.c
 void *engine_main(void *engine);
-// Fills in the batch and runs it. Returns 0 or what the executor gave.
+// Fills in the batch and runs it. Returns 0, -ENOMEM (it never began), or that the device is lost,
+// which is marked.
 int   engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,
                        struct err *err);
 // The request leaves the engine and its reader gets DONE.

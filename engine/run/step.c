@@ -7,8 +7,9 @@
 #include "engine/run/priv.h"
 #include "base/clock.h"
 
-// A step that takes longer than this is a lost device.
-#define STEP_TIMEOUT_NS (300 * NS_PER_S)
+// A step that takes longer than this is a lost device. Even a software device is faster, since the
+// scheduler sizes steps by time.
+#define STEP_TIMEOUT_NS (120 * NS_PER_S)
 // How often an idle engine says that it is alive.
 #define IDLE_NS (NS_PER_S / 2)
 
@@ -127,6 +128,16 @@ static void batch_add(struct engine *e, const struct sched_item *it, uint32_t *n
     *n_rows += it->n_rows;
 }
 
+// What the device computed last is not known, so nothing of it is believed again.
+static void mark_failed(struct engine *e, const struct err *err)
+{
+    pthread_mutex_lock(&e->lock);
+    e->stats.failed = true;
+    if (err)
+        e->stats.failure = *err;
+    pthread_mutex_unlock(&e->lock);
+}
+
 int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,
                      struct err *err)
 {
@@ -136,7 +147,11 @@ int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_
     e->batch.n_out = n_out;
     e->batch.logits = NULL;
     int r = ops->submit(e->prog, &e->batch, err);
-    return r < 0 ? r : ops->wait(e->prog, STEP_TIMEOUT_NS, err);
+    if (r == 0)
+        r = ops->wait(e->prog, STEP_TIMEOUT_NS, err);
+    if (r < 0 && r != -ENOMEM)
+        mark_failed(e, err);
+    return r;
 }
 
 static void start(struct engine *e, struct job *j)
@@ -188,15 +203,6 @@ static void count_step(struct engine *e, const struct sched_step *t, uint64_t st
     pthread_mutex_unlock(&e->lock);
 }
 
-// What the device computed last is not known, so nothing of it is believed again.
-static void fail(struct engine *e, const struct err *err)
-{
-    pthread_mutex_lock(&e->lock);
-    e->stats.failed = true;
-    pthread_mutex_unlock(&e->lock);
-    end_all(e, FINISH_ERROR, err);
-}
-
 // A batch for which there was no memory never began: whoever was in it ends, the others go on.
 static void end_step(struct engine *e, const struct sched_step *t, const struct err *err)
 {
@@ -215,7 +221,7 @@ static void run_step(struct engine *e)
         return;
     }
     if (r < 0) {
-        fail(e, &err);
+        end_all(e, FINISH_ERROR, &err);
         return;
     }
     uint64_t end_ns = clock_now_ns();
@@ -264,12 +270,15 @@ static void serve_eval(struct engine *e, struct eval_call *c)
     pthread_mutex_unlock(&e->lock);
 }
 
-static bool has_failed(struct engine *e)
+// Ends what was submitted before its caller could know that the device is lost.
+static void end_lost(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
     bool failed = e->stats.failed;
+    struct err why = e->stats.failure;
     pthread_mutex_unlock(&e->lock);
-    return failed;
+    if (failed)
+        end_all(e, FINISH_ERROR, &why);
 }
 
 void *engine_main(void *engine)
@@ -281,11 +290,8 @@ void *engine_main(void *engine)
         end_cancelled(e);
         if (eval)
             serve_eval(e, eval);
-        if (e->jobs && has_failed(e)) {
-            struct err lost = {0};
-            err_set(&lost, -EIO, "the device is lost");
-            end_all(e, FINISH_ERROR, &lost);
-        }
+        if (e->jobs)
+            end_lost(e);
         if (e->jobs)
             run_step(e);
     }
