@@ -185,9 +185,10 @@ static void sim_step(struct sim *m)
     double ns = m->step_ns + m->row_ns * t->work.rows + m->depth_ns * t->work.depth;
     m->now_ns += (uint64_t)ns;
     m->n_steps++;
-    sched_commit(m->sched, (uint64_t)ns);
+    sched_commit(m->sched);
     for (uint32_t i = 0; i < t->n_items; i++)
         after_item(m, &t->item[i], from[i]);
+    sched_learn(m->sched, (uint64_t)ns);
 }
 
 static const struct sched_params small = {

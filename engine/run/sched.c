@@ -356,7 +356,7 @@ static void publish(struct sched *s, struct sequence *q, uint32_t from)
     }
 }
 
-void sched_commit(struct sched *s, uint64_t step_ns)
+void sched_commit(struct sched *s)
 {
     for (uint32_t i = 0; i < s->step.n_items; i++) {
         struct sequence *q = s->step.item[i].seq;
@@ -366,5 +366,9 @@ void sched_commit(struct sched *s, uint64_t step_ns)
         if (q->state == SEQ_PREFILL && seq_pending(q) == 0)
             seq_move(q, SEQ_DECODE);
     }
+}
+
+void sched_learn(struct sched *s, uint64_t step_ns)
+{
     cost_learn(&s->cost, s->step.work, step_ns);
 }

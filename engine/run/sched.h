@@ -62,9 +62,10 @@ void sched_forget(struct sched *s, struct sequence *q);
 // The next step; valid until the next call. Empty (n_items 0) only when nothing is waiting or
 // running.
 const struct sched_step *sched_plan(struct sched *s);
-// The planned step ran and took step_ns: its rows are computed, its full blocks can be found, and
-// sequences without pending rows DECODE. The caller then pushes a token to each of those or removes
-// it.
-void sched_commit(struct sched *s, uint64_t step_ns);
+// The planned step ran: its rows are computed, its full blocks can be found, and sequences without
+// pending rows DECODE. The caller then pushes a token to each of those or removes it.
+void sched_commit(struct sched *s);
+// All of that took step_ns: what steps cost is learned from it.
+void sched_learn(struct sched *s, uint64_t step_ns);
 
 struct sched_stats sched_stats(const struct sched *s);

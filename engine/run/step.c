@@ -190,16 +190,20 @@ static void take_outputs(struct engine *e, const struct sched_step *t)
     }
 }
 
-static void count_step(struct engine *e, const struct sched_step *t, uint64_t start_ns,
-                       uint64_t end_ns)
+static void count_step(struct engine *e, const struct sched_step *t)
 {
-    struct engine_stats *s = &e->stats;
     pthread_mutex_lock(&e->lock);
-    s->steps++;
-    s->step_rows += t->n_rows;
-    s->step_ns += end_ns - start_ns;
-    s->last_step_ns = end_ns;
+    e->stats.steps++;
+    e->stats.step_rows += t->n_rows;
     stats_refresh_locked(e);
+    pthread_mutex_unlock(&e->lock);
+}
+
+static void count_time(struct engine *e, uint64_t start_ns, uint64_t end_ns)
+{
+    pthread_mutex_lock(&e->lock);
+    e->stats.step_ns += end_ns - start_ns;
+    e->stats.last_step_ns = end_ns;
     pthread_mutex_unlock(&e->lock);
 }
 
@@ -224,10 +228,12 @@ static void run_step(struct engine *e)
         end_all(e, FINISH_ERROR, &err);
         return;
     }
-    uint64_t end_ns = clock_now_ns();
-    sched_commit(e->sched, end_ns - start_ns);
-    count_step(e, t, start_ns, end_ns);
+    sched_commit(e->sched);
+    count_step(e, t);               // before the readers of its tokens can ask
     take_outputs(e, t);
+    uint64_t end_ns = clock_now_ns();       // sampling is part of what a step costs
+    sched_learn(e->sched, end_ns - start_ns);
+    count_time(e, start_ns, end_ns);
 }
 
 // ---- the loop ----
