@@ -172,6 +172,20 @@ int engine_eval(struct engine *e, const int32_t *token, uint32_t n, const struct
                 int (*row)(void *ctx, uint32_t i, const float *logits, uint32_t n_vocab), void *ctx,
                 struct err *err);
 
+// Makes the prefix cache hold texts of n_tokens each, a multiple of KV_BLOCK_TOKENS, without
+// computing them: copies of a few computed blocks stand for all, so that any depth is reached at
+// once and costs what it always costs; what is generated behind it means nothing. Refused (-EBUSY)
+// while requests run. -ENOSPC: the pool does not hold the first text, or one beside it.
+int engine_bench_fill(struct engine *e, const int32_t *const *text, uint32_t n_texts,
+                      uint32_t n_tokens, const struct attn_policy *attn, struct err *err);
+
+// The executor's times of single operations: turned on or off between two steps. f, if not NULL,
+// gets the sum of each operation since the last call, and *steps how many steps ran so far.
+// -ENOTSUP: this executor does not know them.
+typedef void profile_fn(void *ctx, const char *label, uint64_t ns, uint64_t n);
+int engine_profile(struct engine *e, bool on, profile_fn *f, void *ctx, uint64_t *steps,
+                   struct err *err);
+
 // The memory and plan of a model file, for `inspect`, as one JSON object. Loads no weights.
 int engine_inspect(const char *model_path, uint32_t ctx_tokens, struct str *out, struct err *err);
 // Tokenizer or template of a file that need not hold tensors; closed by tokenizer_close and

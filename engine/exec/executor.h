@@ -85,6 +85,11 @@ struct executor_ops {
     // Returns 0, -ETIMEDOUT, -EIO (the device is lost: nothing more will work).
     int  (*wait)(struct program *g, uint64_t timeout_ns, struct err *err);
 
+    // Times single operations of the steps from now on, or stops it. f, if not NULL, gets what each
+    // took since the last call, summed by label (static text). NULL: this executor cannot.
+    void (*profile)(struct program *g, bool on,
+                    void (*f)(void *ctx, const char *label, uint64_t ns, uint64_t n), void *ctx);
+
     // For tests: rows of an activation slot, float32 (n_rows, slot_width).
     void (*slot_read)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows, float *dst);
     void (*slot_write)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows,

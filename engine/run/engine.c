@@ -207,7 +207,7 @@ static void init_locks(struct engine *e)
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&e->wakeup, &attr);
-    pthread_cond_init(&e->eval_done, NULL);
+    pthread_cond_init(&e->call_done, NULL);
     pthread_condattr_destroy(&attr);
     pthread_mutex_init(&e->lock, NULL);
 }
@@ -234,7 +234,7 @@ static void engine_free(struct engine *e)
     free(e->bos);
     free(e->eos);
     pthread_cond_destroy(&e->wakeup);
-    pthread_cond_destroy(&e->eval_done);
+    pthread_cond_destroy(&e->call_done);
     pthread_mutex_destroy(&e->lock);
     free(e);
 }

@@ -27,15 +27,12 @@ struct job {                            // a request; the engine thread's once i
     struct job        *prev, *next;
 };
 
-struct eval_call {                      // of engine_eval, on its caller's stack
-    const int32_t           *token;
-    uint32_t                 n;
-    const struct attn_policy *attn;
-    int                    (*row)(void *ctx, uint32_t i, const float *logits, uint32_t n_vocab);
-    void                    *ctx;
-    struct err              *err;
-    int                      result;
-    bool                     finished;
+struct engine_call {                    // what a tool has the engine thread do, on its own stack
+    int       (*run)(struct engine *e, struct engine_call *c);
+    bool        while_busy;             // requests may be running
+    struct err *err;
+    int         result;
+    bool        finished;
 };
 
 struct engine {
@@ -69,15 +66,18 @@ struct engine {
     // Under lock, a leaf.
     pthread_mutex_t       lock;
     pthread_cond_t        wakeup;       // of the engine thread
-    pthread_cond_t        eval_done;
+    pthread_cond_t        call_done;
     struct job           *queue, **queue_end;   // submitted, not yet taken; linked by next
     uint32_t              n_live;       // requests admitted and not ended
     bool                  draining, closing;
-    struct eval_call     *eval;
+    struct engine_call   *call;
     struct engine_stats   stats;
 };
 
 // submit.c
+// The parent key of the first block of a text under this policy.
+void engine_key_root(const struct engine *e, const struct attn_policy *attn,
+                     const struct hash *salt, struct hash *ret);
 void job_destroy(struct job *j);        // its stream is finished; NULL is fine
 
 // step.c
@@ -97,5 +97,12 @@ void job_outputs(struct engine *e, struct job *j, const struct sched_item *it, u
 // What stop strings and half characters held back is shown; the text ends here.
 void job_flush_text(struct engine *e, struct job *j);
 
+// call.c
+// Has the engine thread run c between two steps, and waits. Returns what run() does, or that it was
+// refused.
+int  engine_call(struct engine *e, struct engine_call *c);
+void engine_serve_call(struct engine *e, struct engine_call *c);    // on the engine thread
+
 // eval.c
-void engine_run_eval(struct engine *e, struct eval_call *c);
+// Whether a text fits the context and the vocabulary.
+int  engine_check_text(const struct engine *e, const int32_t *token, uint32_t n, struct err *err);

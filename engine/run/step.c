@@ -247,16 +247,16 @@ static void idle_wait_locked(struct engine *e)
 }
 
 // Moves submitted requests to the scheduler; waits while there is nothing to do. False: close.
-static bool take_work(struct engine *e, struct eval_call **eval)
+static bool take_work(struct engine *e, struct engine_call **call)
 {
     pthread_mutex_lock(&e->lock);
-    while (!e->queue && !e->jobs && !e->closing && !e->eval)
+    while (!e->queue && !e->jobs && !e->closing && !e->call)
         idle_wait_locked(e);
     struct job *queue = e->queue;
     e->queue = NULL;
     e->queue_end = &e->queue;
     bool open = !e->closing;
-    *eval = e->eval;
+    *call = e->call;
     pthread_mutex_unlock(&e->lock);
     while (queue) {
         struct job *next = queue->next;
@@ -264,16 +264,6 @@ static bool take_work(struct engine *e, struct eval_call **eval)
         queue = next;
     }
     return open;
-}
-
-static void serve_eval(struct engine *e, struct eval_call *c)
-{
-    engine_run_eval(e, c);
-    pthread_mutex_lock(&e->lock);
-    c->finished = true;
-    e->eval = NULL;
-    pthread_cond_broadcast(&e->eval_done);
-    pthread_mutex_unlock(&e->lock);
 }
 
 // Ends what was submitted before its caller could know that the device is lost.
@@ -290,19 +280,19 @@ static void end_lost(struct engine *e)
 void *engine_main(void *engine)
 {
     struct engine *e = engine;
-    struct eval_call *eval;
+    struct engine_call *call;
     pthread_setname_np(pthread_self(), "engine");
-    while (take_work(e, &eval)) {
+    while (take_work(e, &call)) {
         end_cancelled(e);
-        if (eval)
-            serve_eval(e, eval);
+        if (call)
+            engine_serve_call(e, call);
         if (e->jobs)
             end_lost(e);
         if (e->jobs)
             run_step(e);
     }
     end_all(e, FINISH_CANCELLED, NULL);
-    if (eval)
-        serve_eval(e, eval);
+    if (call)
+        engine_serve_call(e, call);
     return NULL;
 }

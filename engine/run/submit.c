@@ -52,14 +52,14 @@ static int check_tokens(const struct engine *e, const struct request *r, struct 
 
 // ---- the job ----
 
-static void identity(const struct engine *e, const struct request *r, struct hash *root)
+void engine_key_root(const struct engine *e, const struct attn_policy *attn,
+                     const struct hash *salt, struct hash *ret)
 {
     struct kv_identity id = {
-        .model = e->info.fingerprint, .layout = e->layout, .exact = e->exact, .salt = r->salt,
-        .attn = {r->attn.selector, r->attn.budget_tokens, r->attn.window_tokens,
-                 r->attn.sink_tokens},
+        .model = e->info.fingerprint, .layout = e->layout, .exact = e->exact, .salt = *salt,
+        .attn = {attn->selector, attn->budget_tokens, attn->window_tokens, attn->sink_tokens},
     };
-    kv_key_root(&id, root);
+    kv_key_root(&id, ret);
 }
 
 void job_destroy(struct job *j)
@@ -98,7 +98,7 @@ static int job_create(struct job **ret, const struct engine *e, const struct req
         .token = r->token, .n_tokens = r->n_tokens, .n_max = n_max,
         .reuse = e->prefix_cache, .score = r->gen.prompt_logprobs, .client = r->client,
     };
-    identity(e, r, &sp.root);
+    engine_key_root(e, &r->attn, &r->salt, &sp.root);
     int rc = seq_init(&j->seq, &sp);
     if (rc == 0)
         rc = copy_gen(j, &r->gen);
