@@ -13,9 +13,13 @@ TEST_MAIN
 #define WAIT_NS (20 * NS_PER_S)
 #define GROUP 64
 
-// One device for most cases. It stays open to the end, so that its driver stays loaded; the case
-// "close" closes it.
+// One device for most cases.
 static struct vk *vk;
+
+static void close_device(void)
+{
+    vk_close(vk);
+}
 
 static void need_device(void)
 {
@@ -34,6 +38,7 @@ static void need_device(void)
     // The best real device, else whatever there is.
     if (vk_open(&vk, NULL, &err))
         REQUIRE_OK(vk_open(&vk, "llvmpipe", &err), err);
+    atexit(close_device);
 }
 
 // ---- choice -----------------------------------------------------------------------------------

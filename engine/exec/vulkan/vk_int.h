@@ -48,11 +48,12 @@ struct vk_instance {
 
 struct vk_functions { VK_DEVICE_FUNCTIONS(VK_POINTER) };
 
+// The instance of this process, for any thread. It is never destroyed: that would unload drivers,
+// which not all of them survive, and make the next one load them anew.
 // -ENODEV: no loader, or one that finds no driver.
-int  vk_instance_open(struct vk_instance *ret, struct err *err);
-void vk_instance_close(struct vk_instance *i);      // zeroed is fine
-int  vk_functions_load(const struct vk_instance *i, VkDevice device, struct vk_functions *ret,
-                       struct err *err);
+int vk_instance(const struct vk_instance **ret, struct err *err);
+int vk_functions_load(const struct vk_instance *i, VkDevice device, struct vk_functions *ret,
+                      struct err *err);
 
 // ---- what a device can do (vk_caps.c) ---------------------------------------------------------
 
@@ -116,7 +117,7 @@ struct vk_zero { VkBuffer buffer; VkDeviceSize offset, bytes; };    // to be fil
 struct vk_sum { const char *label; uint64_t ns, n; };
 
 struct vk {
-    struct vk_instance  instance;
+    const struct vk_instance *instance; // borrowed
     struct vk_caps      caps;
     VkDevice            device;
     VkQueue             queue;

@@ -6,15 +6,15 @@
 
 int vk_list(struct vk_info **ret, uint32_t *n, struct err *err)
 {
-    struct vk_instance instance = {0};
+    const struct vk_instance *instance;
     struct vk_caps *caps = NULL;
     struct vk_info *info = NULL;
     uint32_t count = 0;
-    int r = vk_instance_open(&instance, err);
+    int r = vk_instance(&instance, err);
     if (r == -ENODEV)
         r = 0;
     else if (r == 0)
-        r = vk_caps_list(&instance, &caps, &count, err);
+        r = vk_caps_list(instance, &caps, &count, err);
     if (r == 0 && !(info = calloc(count + 1, sizeof(*info))))
         r = err_set(err, -ENOMEM, "Vulkan devices: out of memory");
     if (r == 0) {
@@ -24,7 +24,6 @@ int vk_list(struct vk_info **ret, uint32_t *n, struct err *err)
         *n = count;
     }
     free(caps);
-    vk_instance_close(&instance);
     return r;
 }
 

@@ -1,6 +1,8 @@
 // libvulkan at run time: the library, an instance, and the tables of functions.
 #include <dlfcn.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include "base/base.h"
 #include "engine/exec/vulkan/vk_int.h"
@@ -74,29 +76,46 @@ static int load_functions(struct vk_instance *i, struct err *err)
     return 0;
 }
 
-int vk_instance_open(struct vk_instance *ret, struct err *err)
-{
-    struct vk_instance i = {0};
-    struct globals g = {0};
-    int r = load_globals(&i, &g, err);
-    if (r == 0)
-        r = create_instance(&i, &g, err);
-    if (r == 0)
-        r = load_functions(&i, err);
-    if (r == 0)
-        *ret = i;
-    else
-        vk_instance_close(&i);
-    return r;
-}
-
-void vk_instance_close(struct vk_instance *i)
+static void close_instance(struct vk_instance *i)
 {
     if (i->handle && i->DestroyInstance)
         i->DestroyInstance(i->handle, NULL);
     if (i->lib)
         dlclose(i->lib);
-    *i = (struct vk_instance){0};
+}
+
+static int open_instance(struct vk_instance **ret, struct err *err)
+{
+    struct globals g = {0};
+    struct vk_instance *i = calloc(1, sizeof(*i));
+    if (!i)
+        return err_set(err, -ENOMEM, "Vulkan instance: out of memory");
+    int r = load_globals(i, &g, err);
+    if (r == 0)
+        r = create_instance(i, &g, err);
+    if (r == 0)
+        r = load_functions(i, err);
+    if (r == 0) {
+        *ret = i;
+    } else {
+        close_instance(i);
+        free(i);
+    }
+    return r;
+}
+
+int vk_instance(const struct vk_instance **ret, struct err *err)
+{
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    static struct vk_instance *instance;
+    int r = 0;
+    pthread_mutex_lock(&lock);
+    if (!instance)
+        r = open_instance(&instance, err);
+    if (r == 0)
+        *ret = instance;
+    pthread_mutex_unlock(&lock);
+    return r;
 }
 
 int vk_functions_load(const struct vk_instance *i, VkDevice device, struct vk_functions *ret,

@@ -272,7 +272,7 @@ uint64_t vk_left_bytes(struct vk *vk, enum vk_home home)
         !find_type(&vk->caps, UINT32_MAX, &wishes[home][1], &type))
         return 0;
     uint32_t heap = vk->caps.memory.memoryTypes[type].heapIndex;
-    uint64_t left = vk_heap_free(&vk->instance, &vk->caps, heap);
+    uint64_t left = vk_heap_free(vk->instance, &vk->caps, heap);
     if (vk->caps.info.budget)
         return left;
     return left > vk->taken_bytes[heap] ? left - vk->taken_bytes[heap] : 0;

@@ -11,7 +11,7 @@ static int choose(struct vk *vk, const char *name, struct err *err)
     struct vk_caps *caps = NULL;
     struct vk_info *info = NULL;
     uint32_t n = 0, i;
-    int r = vk_caps_list(&vk->instance, &caps, &n, err);
+    int r = vk_caps_list(vk->instance, &caps, &n, err);
     if (r == 0 && !(info = calloc(n + 1, sizeof(*info))))
         r = err_set(err, -ENOMEM, "Vulkan devices: out of memory");
     for (uint32_t k = 0; r == 0 && k < n; k++)
@@ -40,10 +40,10 @@ static int create_timeline(struct vk *vk, struct err *err)
 static int create_device(struct vk *vk, struct err *err)
 {
     VkDevice device;
-    int r = vk_caps_create_device(&vk->instance, &vk->caps, &device, err);
+    int r = vk_caps_create_device(vk->instance, &vk->caps, &device, err);
     if (r)
         return r;
-    r = vk_functions_load(&vk->instance, device, &vk->f, err);
+    r = vk_functions_load(vk->instance, device, &vk->f, err);
     if (r) {
         PFN_vkDestroyDevice destroy = vk->f.DestroyDevice;
         if (destroy)
@@ -61,7 +61,7 @@ int vk_open(struct vk **ret, const char *name, struct err *err)
     struct vk *vk = calloc(1, sizeof(*vk));
     if (!vk)
         return err_set(err, -ENOMEM, "Vulkan: out of memory");
-    int r = vk_instance_open(&vk->instance, err);
+    int r = vk_instance(&vk->instance, err);
     if (r == 0)
         r = choose(vk, name, err);
     if (r == 0)
@@ -93,11 +93,8 @@ void vk_close(struct vk *vk)
 {
     if (!vk)
         return;
-    if (!vk->device || vk_drain(vk, VK_HOST_WAIT_NS)) {
-        if (vk->device)
-            destroy_device(vk);
-        vk_instance_close(&vk->instance);
-    }
+    if (vk->device && vk_drain(vk, VK_HOST_WAIT_NS))
+        destroy_device(vk);
     free(vk->sum);
     free(vk);
 }
