@@ -2,54 +2,20 @@
 #include <errno.h>
 #include <math.h>
 #include "engine/exec/cpu/cpu.h"
-#include "base/base.h"
-
-#define PI 3.14159265358979323846
-
-// The dimension pair whose wavelength makes `turns` turns in the original context.
-static double yarn_pair(const struct rope_cfg *c, double turns)
-{
-    return c->n_rot * log(c->orig_ctx_tokens / (turns * 2.0 * PI)) / (2.0 * log(c->base));
-}
-
-// Radians per token of pair i.
-static double frequency(const struct rope_cfg *c, const float *divisor, uint32_t i)
-{
-    double plain = pow(c->base, -2.0 * i / c->n_rot) / (divisor ? divisor[i] : 1.0);
-    if (c->scaling == ROPE_SCALING_NONE)
-        return plain;
-    double scaled = plain / c->factor;
-    if (c->scaling == ROPE_SCALING_LINEAR)
-        return scaled;
-    // YaRN: fast pairs keep their frequency, slow ones are interpolated, a ramp between.
-    double low = fmax(0.0, floor(yarn_pair(c, c->beta_fast)));
-    double high = fmin(c->n_rot - 1.0, ceil(yarn_pair(c, c->beta_slow)));
-    double ramp = (i - low) / fmax(0.001, high - low);
-    double keep = 1.0 - CLAMP(ramp, 0.0, 1.0);
-    return scaled * (1.0 - keep) + plain * keep;
-}
+#include "engine/exec/rope_freq.h"
 
 int rope_init(struct cpu_program *g, struct rope_table *t, const struct rope_cfg *cfg,
               struct err *err)
 {
-    const struct tensor *divisors = g->model->weights.rope_freqs;
     size_t half = cfg->n_rot / 2, rows = g->params.rows_max;
     t->n_rot = cfg->n_rot;
     t->used = true;
-    t->magnitude = 1.0f;
-    if (cfg->scaling == ROPE_SCALING_YARN)
-        t->magnitude = cfg->attn_factor * (1.0f + 0.1f * logf(cfg->factor));
+    t->magnitude = rope_magnitude(cfg);
     if (mem_map(&t->freq, half * sizeof(double)) ||
         mem_map(&t->cos, rows * half * sizeof(float)) ||
         mem_map(&t->sin, rows * half * sizeof(float)))
         return err_set(err, -ENOMEM, "no memory for RoPE tables of %zu rows", rows);
-    float divisor[HEAD_DIM_MAX / 2];
-    if (divisors) {
-        assert(divisors->dim[0] == half && half <= ARRAY_LEN(divisor));
-        divisors->quant->decode(divisors->data, half, divisor);
-    }
-    for (uint32_t i = 0; i < half; i++)
-        ((double *)t->freq.p)[i] = frequency(cfg, divisors ? divisor : NULL, i);
+    rope_frequencies(cfg, g->model->weights.rope_freqs, t->freq.p);
     return 0;
 }
 
