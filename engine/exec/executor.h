@@ -101,6 +101,10 @@ struct program  { struct executor *x; };
 
 extern const struct executor_ops executor_cpu;
 extern const struct executor_ops executor_null;
+// A build without Vulkan has one that cannot be opened.
+extern const struct executor_ops executor_vulkan;
+// There is a real GPU that it can use: "auto" takes that.
+bool executor_vulkan_wanted(void);
 
 // By a device's name: "cpu", "null" or "auto", and behind a colon what open() gets as device_arg.
 // NULL: unknown.

@@ -39,6 +39,7 @@ struct vk_op {
     const struct op *op;
     struct vk_mat   *mat[OP_W_MAX];     // borrowed from the program; EMBED too
     struct vk_mem    vector[OP_W_MAX];  // NORM: its weights; MATMUL: biases; in `vectors`
+    const struct vk_kernel *kernel;     // EMBED, NORM, ROPE, GLU, GATHER
     uint16_t         attn_class;        // ATTN
     bool             gathered;          // runs on output rows
 };
@@ -56,15 +57,26 @@ struct step_mem {
     struct vk_mem table;                // block tables of all sequences, one after the other
 };
 
-// What a command buffer is recorded for: counts rounded up, so that few shapes occur.
-struct shape { uint32_t n_decode, n_prompt, n_out; bool attn_whole; };
+// What a command buffer is recorded for: counts rounded up (never beyond rows_max and outputs_max), so that few shapes occur. The last two
+// are attention's (attn.h): rows of generated tokens run whole, not in splits; and the number of
+// slices in which rows choose their blocks, 0 where none does.
+struct shape { uint32_t n_decode, n_prompt, n_out; bool attn_whole; uint32_t attn_slices; };
+
+// ---- RoPE (rope.c) ----------------------------------------------------------------------------
+
+struct vk_rope {
+    struct vk_mem turn;                 // (rows_max, half, 2) cos and sin of the step's rows, upload
+    uint32_t      half;                 // n_rot / 2; 0: unused
+    float         magnitude;
+    double       *table;                // (ROPE_DIGITS, ROPE_BASE, 2, half) cos | sin, owned
+    double       *scratch;              // (2, half), owned
+};
 
 // ---- KV (kv.c) --------------------------------------------------------------------------------
 
 // A page is one layer of one block. page.map[layer * n_blocks + block] is its address: device or
 // pinned host memory, shaders do not care. Digests have arrays of their own, compact and always on
-// the device: digest of (layer, block, head) at ((layer * n_blocks + block) * n_kv_heads + head) *
-// digest_head_bytes.
+// the device: a layer's digest of (block, head) at (block * n_kv_heads + head) * digest_head_bytes.
 struct vk_kv {
     struct kv_layout layout;
     uint32_t         n_blocks;
@@ -72,6 +84,10 @@ struct vk_kv {
     uint32_t         n_slabs, blocks_per_slab;
     struct vk_mem    page;              // (n_layers, n_blocks) uint64, upload
     struct vk_mem   *digest;            // (n_layers), owned
+    struct vk_mem    digest_at;         // (n_layers) uint64: their addresses, upload
+    struct vk_mem    staging;           // one block, pinned on the host
+    struct vk_cmd   *cmd;               // of whole blocks that are moved
+    const struct vk_kernel *write, *move;
 };
 
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
@@ -90,14 +106,14 @@ struct vk_program {
     struct vk_mat *mat;                 // (n_mats), owned
     uint32_t       n_mats;
     struct vk_mem  vectors;             // norm weights and biases, float32
-    struct vk_mem  rope[2];             // global, local: (rows_max, n_rot / 2) cos and sin, upload:
-                                        // the host fills in the step's, from doubles
+    struct vk_rope rope[2];             // global, local
 
     struct vk_mem  slot[SLOT_COUNT];    // (rows_max, stride) float32
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
     struct vk_mem  act;                 // prepared inputs of products (matmul.c)
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
     uint32_t       n_vocab;
+    uint32_t       n_tokens;            // rows of the embedding; 0: the plan has none
 
     struct vk_kv    kv;
     struct vk_attn *attn;
@@ -105,8 +121,9 @@ struct vk_program {
 
     struct batch   *batch;
     uint64_t        ticket;
-    struct recorded *recorded;          // step.c: command buffers by shape, owned
+    struct recorded *recorded;          // (n_recorded), owned: step.c's command buffers by shape
     uint32_t         n_recorded;
+    uint64_t         n_steps;
 };
 
 static inline uint32_t vk_group_heads(const struct vk_program *g)
@@ -117,10 +134,22 @@ static inline uint32_t vk_group_heads(const struct vk_program *g)
 // Each family of operations has one file with: an init called by load (makes its kernels), a
 // record called for each of its operations while a step is recorded, and a finish.
 
-// rows.c: EMBED, NORM, ROPE, GLU, GATHER
+// Rows that an operation is launched for.
+static inline uint32_t vk_op_rows(const struct vk_op *o, const struct shape *s)
+{
+    return o->gathered ? s->n_out : s->n_decode + s->n_prompt;
+}
+
+// rows.c: EMBED, NORM, GLU, GATHER
 int  vk_rows_init(struct vk_program *g, struct err *err);
 void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s);
+// rope.c: ROPE
+int  vk_rope_init(struct vk_program *g, struct err *err);
+void vk_rope_fill(struct vk_program *g);    // the angles of the step's rows
+void vk_rope_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s);
+void vk_rope_finish(struct vk_program *g);
 // weights.c: takes in all matrices and vectors
 int  vk_weights_init(struct vk_program *g, struct err *err);
 void vk_weights_finish(struct vk_program *g);
@@ -134,6 +163,10 @@ int  vk_kv_init(struct vk_program *g, struct err *err);
 void vk_kv_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                   const struct shape *s);
 void vk_kv_finish(struct vk_program *g);
+// A layer's part of the table of pages; and what a command uses that touches the pages or digests
+// of a layer: that part stands for them.
+VkDeviceAddress vk_kv_pages(const struct vk_program *g, uint32_t layer);
+struct vk_use   vk_kv_use(const struct vk_program *g, uint32_t layer, bool write);
 int  vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
 void vulkan_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block);
 void vulkan_kv_read(struct program *p, uint32_t block, void *dst);
@@ -141,12 +174,19 @@ void vulkan_kv_write(struct program *p, uint32_t block, const void *src);
 // attn.c: ATTN
 int  vk_attn_init(struct vk_program *g, struct err *err);
 // Units and views of the step into upload memory, and the batch's counts of blocks. Memory that has
-// to grow drops all recorded command buffers (vk_recorded_drop). Sets s->attn_whole.
+// to grow drops all recorded command buffers (vk_recorded_drop). Sets s->attn_whole and
+// s->attn_slices.
 int  vk_attn_prepare(struct vk_program *g, struct shape *s, struct err *err);
 void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s);
 void vk_attn_finish(struct vk_program *g);
 // step.c
-void vk_recorded_drop(struct vk_program *g);
+int  vk_step_init(struct vk_program *g, struct err *err);
+void vk_step_finish(struct vk_program *g);
+void vk_recorded_drop(struct vk_program *g);    // addresses in them are no longer right
 int  vulkan_submit(struct program *p, struct batch *b, struct err *err);
 int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
+// program.c
+int  vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
+                 const struct load_params *p, struct program **ret, struct err *err);
+void vulkan_unload(struct program *p);

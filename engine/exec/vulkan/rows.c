@@ -1,0 +1,138 @@
+// Row-wise operations. Each row is a workgroup or a few: floats are read and written once, so the
+// floor is their bytes over the bandwidth, and for few rows the latency of a dispatch.
+#include <errno.h>
+#include "engine/exec/vulkan/vulkan.h"
+#include "base/base.h"
+
+#define THREADS 128
+#define NORM_THREADS_MIN 64
+#define NORM_LANES_MAX 512
+#define NORM_EACH 8                     // elements that a lane sums, where there are enough lanes
+
+// ---- kernels ----------------------------------------------------------------------------------
+
+// Lanes that share one piece, a power of two. They depend on the piece alone: its sum has one order.
+static uint32_t norm_lanes(uint32_t piece)
+{
+    uint32_t lanes = NORM_EACH;
+    while (lanes < NORM_LANES_MAX && lanes * NORM_EACH < piece)
+        lanes *= 2;
+    return lanes;
+}
+
+static uint32_t norm_threads(uint32_t piece)
+{
+    return MAX(norm_lanes(piece), NORM_THREADS_MIN);
+}
+
+static int make_kernel(struct vk_program *g, struct vk_op *o, struct err *err)
+{
+    const struct op *op = o->op;
+    const uint32_t norm[] = { norm_threads(op->norm.piece), norm_lanes(op->norm.piece) };
+    const uint32_t glu[] = { THREADS, op->glu.act }, plain[] = { THREADS };
+    switch (op->kind) {
+    case OP_NORM:
+        return vk_kernel(g->vk, KERNEL_rows_norm, norm, ARRAY_LEN(norm), &o->kernel, err);
+    case OP_GLU:
+        return vk_kernel(g->vk, KERNEL_rows_glu, glu, ARRAY_LEN(glu), &o->kernel, err);
+    case OP_GATHER:
+        return vk_kernel(g->vk, KERNEL_rows_gather, plain, ARRAY_LEN(plain), &o->kernel, err);
+    default:
+        return 0;
+    }
+}
+
+int vk_rows_init(struct vk_program *g, struct err *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++)
+        r = make_kernel(g, &g->op[i], err);
+    return r;
+}
+
+// ---- recording --------------------------------------------------------------------------------
+
+struct norm_push {                      // rows_norm.comp
+    VkDeviceAddress src, dst, weight, head;
+    uint32_t src_stride, dst_stride, piece, n_pieces, gathered, add;
+    float    eps, scale;
+};
+
+static void record_norm(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                        const struct shape *s)
+{
+    const struct op *op = o->op;
+    uint32_t src = op->src[0], dst = op->dst[0], piece = op->norm.piece;
+    const struct norm_push push = {
+        .src = g->slot[src].addr, .dst = g->slot[dst].addr, .weight = o->vector[0].addr,
+        .head = g->step.head.addr, .src_stride = g->stride[src], .dst_stride = g->stride[dst],
+        .piece = piece, .n_pieces = g->plan->slot_width[src] / piece, .gathered = o->gathered,
+        .add = op->flags & OP_ADD, .eps = op->norm.eps, .scale = op->norm.scale,
+    };
+    const struct vk_use uses[] = {
+        vk_reads(&g->slot[src]), vk_reads(&o->vector[0]), vk_writes(&g->slot[dst]) };
+    uint32_t at_once = norm_threads(piece) / norm_lanes(piece);
+    const struct vk_groups n = { DIV_UP(push.n_pieces, at_once), vk_op_rows(o, s), 1 };
+    vk_dispatch(c, o->kernel, "norm", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
+}
+
+// Padding is worked on as well: whole vectors of four.
+static struct vk_groups row_groups(uint32_t width, uint32_t n_rows)
+{
+    return (struct vk_groups){ DIV_UP(width, THREADS * 4), n_rows, 1 };
+}
+
+struct glu_push {                       // rows_glu.comp
+    VkDeviceAddress gate, up, dst, head;
+    uint32_t gate_stride, up_stride, dst_stride, width, gathered;   // vectors of four floats
+};
+
+static void record_glu(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                       const struct shape *s)
+{
+    uint32_t gate = o->op->src[0], up = o->op->src[1], dst = o->op->dst[0];
+    uint32_t width = g->plan->slot_width[dst];
+    const struct glu_push push = {
+        .gate = g->slot[gate].addr, .up = g->slot[up].addr, .dst = g->slot[dst].addr,
+        .head = g->step.head.addr, .gate_stride = g->stride[gate] / 4,
+        .up_stride = g->stride[up] / 4, .dst_stride = g->stride[dst] / 4,
+        .width = DIV_UP(width, 4), .gathered = o->gathered,
+    };
+    const struct vk_use uses[] = {
+        vk_reads(&g->slot[gate]), vk_reads(&g->slot[up]), vk_writes(&g->slot[dst]) };
+    vk_dispatch(c, o->kernel, "glu", &push, sizeof(push), row_groups(width, vk_op_rows(o, s)),
+                uses, ARRAY_LEN(uses));
+}
+
+struct gather_push {                    // rows_gather.comp
+    VkDeviceAddress src, dst, out_row, head;
+    uint32_t src_stride, dst_stride, width;     // vectors of four floats
+};
+
+static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                          const struct shape *s)
+{
+    for (unsigned i = 0; i < o->op->n_w; i++) {
+        uint32_t src = o->op->src[i], dst = o->op->dst[i], width = g->plan->slot_width[dst];
+        const struct gather_push push = {
+            .src = g->slot[src].addr, .dst = g->slot[dst].addr,
+            .out_row = g->step.out_row.addr, .head = g->step.head.addr,
+            .src_stride = g->stride[src] / 4, .dst_stride = g->stride[dst] / 4,
+            .width = DIV_UP(width, 4),
+        };
+        const struct vk_use uses[] = { vk_reads(&g->slot[src]), vk_writes(&g->slot[dst]) };
+        vk_dispatch(c, o->kernel, "gather", &push, sizeof(push), row_groups(width, s->n_out),
+                    uses, ARRAY_LEN(uses));
+    }
+}
+
+void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s)
+{
+    switch (o->op->kind) {
+    case OP_NORM: record_norm(g, c, o, s); break;
+    case OP_GLU: record_glu(g, c, o, s); break;
+    case OP_GATHER: record_gather(g, c, o, s); break;
+    default: assert(!"not a row-wise operation");
+    }
+}

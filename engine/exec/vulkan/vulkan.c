@@ -1,0 +1,196 @@
+// The Vulkan executor's table: a device by name, and slots read and written by tests.
+#include "engine/exec/vulkan/vulkan.h"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "base/base.h"
+#include "base/clock.h"
+
+#define SLOT_TIMEOUT_NS (60 * NS_PER_S)
+
+// ---- the device -------------------------------------------------------------------------------
+
+bool executor_vulkan_wanted(void)
+{
+    struct vk_info *info;
+    uint32_t n, i;
+    if (vk_list(&info, &n, NULL))
+        return false;
+    bool wanted = vk_choose(info, n, NULL, &i, NULL) == 0;
+    free(info);
+    return wanted;
+}
+
+static int vulkan_open(struct executor **ret, const struct executor_params *p, struct err *err)
+{
+    struct vulkan_executor *x = calloc(1, sizeof(*x));
+    if (!x)
+        return err_set(err, -ENOMEM, "no memory for an executor");
+    x->x.ops = &executor_vulkan;
+    x->exact = p->exact;
+    int r = vk_open(&x->vk, p->device_arg, err);
+    if (r) {
+        free(x);
+        return r;
+    }
+    *ret = &x->x;
+    return 0;
+}
+
+static void vulkan_close(struct executor *x)
+{
+    if (!x)
+        return;
+    struct vulkan_executor *v = container_of(x, struct vulkan_executor, x);
+    vk_close(v->vk);
+    free(v);
+}
+
+// ---- what it can ------------------------------------------------------------------------------
+
+enum feature { FEATURE_plain, FEATURE_int_dot, FEATURE_matrix, FEATURE_matrix2, FEATURE_bf16,
+               FEATURE_COUNT };
+
+static const char *const feature_name[FEATURE_COUNT] = {
+    [FEATURE_int_dot] = "integer dot products", [FEATURE_matrix] = "cooperative matrices",
+    [FEATURE_matrix2] = "cooperative matrices 2", [FEATURE_bf16] = "bfloat16",
+};
+
+static bool device_has(const struct vk_info *info, enum feature f)
+{
+    const bool has[FEATURE_COUNT] = {
+        [FEATURE_int_dot] = info->int_dot, [FEATURE_matrix] = info->matrix,
+        [FEATURE_matrix2] = info->matrix2, [FEATURE_bf16] = info->bf16,
+    };
+    return has[f];
+}
+
+// Kernels that want the feature: are there any, and could this build make them?
+static bool is_used(enum feature f, bool *built)
+{
+    static const struct { enum kernel_id id; enum feature needs; } kernel[] = {
+#define KERNEL(name, source, formats, needs) { KERNEL_##name, FEATURE_##needs },
+#include "shaders/kernels.def"
+#undef KERNEL
+    };
+    bool used = false;
+    *built = true;
+    for (unsigned i = 0; i < ARRAY_LEN(kernel); i++)
+        if (kernel[i].needs == f) {
+            used = true;
+            *built &= vk_kernel_built(kernel[i].id);
+        }
+    return used;
+}
+
+static void append(char *buf, size_t size, const char *before, const char *text)
+{
+    size_t n = strlen(buf);
+    snprintf(buf + n, size - n, "%s%s", before, text);
+}
+
+static void vulkan_describe(const struct executor *x, char *buf, size_t size)
+{
+    const struct vulkan_executor *v = container_of(x, const struct vulkan_executor, x);
+    const struct vk_info *info = vk_info(v->vk);
+    const char *lacks = "; built without ";
+    bool built;
+    snprintf(buf, size, "vulkan: %s, %s", info->name, info->driver);
+    for (enum feature f = FEATURE_int_dot; f < FEATURE_COUNT; f++)
+        if (is_used(f, &built) && built && device_has(info, f))
+            append(buf, size, ", ", feature_name[f]);
+    if (v->exact)
+        append(buf, size, ", ", "exact");
+    for (enum feature f = FEATURE_int_dot; f < FEATURE_COUNT; f++)
+        if (is_used(f, &built) && !built) {
+            append(buf, size, lacks, feature_name[f]);
+            lacks = ", ";
+        }
+}
+
+static void vulkan_profile(struct program *p, bool on,
+                           void (*f)(void *ctx, const char *label, uint64_t ns, uint64_t n),
+                           void *ctx)
+{
+    struct vk_program *g = container_of(p, struct vk_program, p);
+    if (f)
+        vk_profile(g->vk, f, ctx);
+    vk_profile_enable(g->vk, on);
+    vk_recorded_drop(g);                // what is recorded from now on takes its times, or does not
+}
+
+// ---- slots ------------------------------------------------------------------------------------
+
+// Whole rows of a slot between device memory and `host`. A test's: what fails is a bug.
+static void slot_copy(struct vk_program *g, enum slot s, uint32_t row0, const struct vk_mem *host,
+                      bool read)
+{
+    struct vk_cmd *c;
+    size_t at = (size_t)row0 * g->stride[s] * sizeof(float);
+    int r = vk_cmd_create(g->vk, &c, NULL);
+    assert(r == 0);
+    vk_cmd_begin(c);
+    if (read)
+        vk_copy(c, host, 0, &g->slot[s], at, host->bytes);
+    else
+        vk_copy(c, &g->slot[s], at, host, 0, host->bytes);
+    r = vk_cmd_end(c, NULL);
+    if (r == 0)
+        r = vk_run(g->vk, c, SLOT_TIMEOUT_NS, NULL);
+    assert(r == 0);
+    vk_cmd_destroy(c);
+}
+
+static struct vk_mem slot_staging(struct vk_program *g, enum slot s, uint32_t row0,
+                                  uint32_t n_rows)
+{
+    struct vk_mem m = {0};
+    assert(row0 + n_rows <= g->params.rows_max);
+    int r = vk_alloc(g->vk, VK_HOME_HOST, (size_t)n_rows * g->stride[s] * sizeof(float), &m, NULL);
+    assert(r == 0);
+    return m;
+}
+
+static void vulkan_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                             float *dst)
+{
+    struct vk_program *g = container_of(p, struct vk_program, p);
+    size_t width = g->plan->slot_width[s];
+    struct vk_mem m = slot_staging(g, s, row0, n_rows);
+    slot_copy(g, s, row0, &m, true);
+    for (uint32_t i = 0; i < n_rows; i++)
+        memcpy(dst + i * width, (const float *)m.map + (size_t)i * g->stride[s],
+               width * sizeof(float));
+    vk_free(g->vk, &m);
+}
+
+static void vulkan_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                              const float *src)
+{
+    struct vk_program *g = container_of(p, struct vk_program, p);
+    size_t width = g->plan->slot_width[s];
+    struct vk_mem m = slot_staging(g, s, row0, n_rows);
+    for (uint32_t i = 0; i < n_rows; i++)
+        memcpy((float *)m.map + (size_t)i * g->stride[s], src + i * width, width * sizeof(float));
+    slot_copy(g, s, row0, &m, false);
+    vk_free(g->vk, &m);
+}
+
+const struct executor_ops executor_vulkan = {
+    .name = "vulkan",
+    .open = vulkan_open,
+    .close = vulkan_close,
+    .describe = vulkan_describe,
+    .load = vulkan_load,
+    .unload = vulkan_unload,
+    .kv_alloc = vulkan_kv_alloc,
+    .kv_copy = vulkan_kv_copy,
+    .kv_read = vulkan_kv_read,
+    .kv_write = vulkan_kv_write,
+    .submit = vulkan_submit,
+    .wait = vulkan_wait,
+    .profile = vulkan_profile,
+    .slot_read = vulkan_slot_read,
+    .slot_write = vulkan_slot_write,
+};

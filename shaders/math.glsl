@@ -1,0 +1,34 @@
+// Functions of floats to the last unit or two, the same on every device: GLSL promises less of its
+// own. NaN goes through.
+
+// x / y for y whose reciprocal is a normal number.
+float quotient(float x, float y)
+{
+    precise float r = 1.0 / y;
+    precise float e = fma(-y, r, 1.0);
+    r = fma(e, r, r);
+    precise float q = x * r;
+    e = fma(-y, q, x);
+    return fma(e, r, q);
+}
+
+// 0 below the smallest normal number.
+float exp_of(float x)
+{
+    const float LEAST = -87.33654, MOST = 88.37;
+    precise float a = x > MOST ? MOST : x;
+    precise float n = roundEven(a * 1.44269504088896);
+    a = fma(n, -0.693359375, a);
+    a = fma(n, 2.12194440e-4, a);
+    // Taylor: |a| <= ln 2 / 2, so the first term left out is below 6e-9.
+    precise float y = 1.0 / 5040.0;
+    y = fma(y, a, 1.0 / 720.0);
+    y = fma(y, a, 1.0 / 120.0);
+    y = fma(y, a, 1.0 / 24.0);
+    y = fma(y, a, 1.0 / 6.0);
+    y = fma(y, a, 0.5);
+    y = fma(y, a, 1.0);
+    y = fma(y, a, 1.0);
+    y *= intBitsToFloat(int(n) + 127 << 23);
+    return x < LEAST ? 0.0 : y;
+}
