@@ -26,6 +26,7 @@ struct engine_params {
     const char *kv_k, *kv_v;        // "f16", "q8_0" ("f32"); NULL: f16, or f32 when exact
     uint32_t    ctx_tokens;         // of one sequence; 0: what the model was trained with
     uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
+    uint32_t    kv_blocks;          // of the block pool; 0: as many as kv_memory_bytes holds
                                     // this machine's memory, at least one sequence
     uint32_t    seqs_max;           // running at once; 0: 64
     uint32_t    queue_max;          // waiting requests; 0: 256

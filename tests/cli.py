@@ -240,6 +240,30 @@ def test_bench():
     assert 'prefill' in table and 'decode' not in table
 
 
+def test_bench_fill():
+    for attention in ('dense', 'topk'):
+        found = parsed('bench', SMOLLM2, '--prefill', 0, '--decode', 2, '--depth', 5000,
+                       '--streams', 2, '--fill', 'random', '--attention', attention, '--budget',
+                       1024, '--json', '--device', 'cpu', '--threads', 2)
+        assert found['fill'] == 'random'
+        held, read = (found['decode'][0][k] for k in ('blocks_held', 'blocks_read'))
+        rows, heads = 2 * 3, 30 * 3         # two streams, the prompt's last token and two behind
+        assert held == rows * heads * (5056 // 64 + 1), found
+        assert read == (held if attention == 'dense' else rows * heads * 1024 // 64), found
+    require_usage('bench', SMOLLM2, '--fill', 'nonsense')
+
+
+def test_bench_profile():
+    sizes = ('--prefill', 64, '--decode', 8, '--depth', 64, '--streams', 2, '--profile')
+    found = parsed('bench', SMOLLM2, *sizes, '--json', '--device', 'null:2ms')
+    for figure in (found['prefill'][0], found['decode'][0]):
+        op, = figure['profile']['ops']
+        assert op['label'] == 'wait' and op['n'] == figure['profile']['steps'] > 0
+        assert 0 < op['ns'] < 3e6 * op['n']
+    assert ' wait ' in output('bench', SMOLLM2, *sizes, '--device', 'null:2ms').decode()
+    require_failure('bench', SMOLLM2, *sizes, '--device', 'cpu', names=b'cpu')
+
+
 def main():
     for model in (SMOLLM2, GEMMA3, QWEN2):
         if not model.exists():

@@ -471,6 +471,73 @@ TEST(eval_hands_out_rows_in_order)
     engine_close(e);
 }
 
+TEST(a_filled_cache_is_found)
+{
+    struct engine *e = open_engine("cpu", (struct engine_params){.ctx_tokens = 512,
+                                                                 .kv_blocks = 32, .threads = 1});
+    static int32_t text[2][4 * KV_BLOCK_TOKENS + 1];
+    const int32_t *const texts[2] = {text[0], text[1]};
+    uint32_t n = ARRAY_LEN(text[0]);
+    for (uint32_t i = 0; i < n; i++)
+        text[0][i] = text[1][n - 1 - i] = 1000 + (int32_t)i;
+    struct attn_policy attn = attn_policy_dense();
+    struct request computed = request_of(text[0], n, 8), filled = computed;
+    computed.salt.b[0] = 1;             // finds nothing of the others'
+    ask(e, &computed, &other);
+    struct err err = {0};
+    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &err), err);
+    ask(e, &filled, &answer);           // the first text's first blocks are its own
+    REQUIRE_INT(answer.done.usage.cached_tokens, n - 1);
+    REQUIRE(same(&answer, &other));
+    filled.token = text[1];
+    ask(e, &filled, &answer);           // the second's are copies
+    REQUIRE_INT(answer.done.usage.cached_tokens, n - 1);
+    REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
+    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &err), err);    // a second time
+    REQUIRE_INT(engine_bench_fill(e, texts, 2, 576, &attn, &err), -E2BIG);
+    text[1][5] = -1;
+    REQUIRE_INT(engine_bench_fill(e, texts, 2, n - 1, &attn, &err), -EINVAL);
+    require_idle(e);
+    engine_close(e);
+}
+
+struct profiled { char label[16]; uint64_t ns, n; };
+
+static void note(void *ctx, const char *label, uint64_t ns, uint64_t n)
+{
+    struct profiled *p = ctx;
+    snprintf(p->label, sizeof p->label, "%s", label);
+    p->ns = ns;
+    p->n = n;
+}
+
+TEST(profile_counts_steps)
+{
+    struct engine *e = open_engine("null:1ms", (struct engine_params){0});
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 10);
+    r.gen.ignore_end = true;
+    struct profiled p = {0};
+    struct err err = {0};
+    uint64_t before, after;
+    ask(e, &r, &answer);
+    REQUIRE_OK(engine_profile(e, true, note, &p, &before, &err), err);
+    REQUIRE_INT(p.n, 0);
+    ask(e, &r, &answer);
+    REQUIRE_OK(engine_profile(e, false, note, &p, &after, &err), err);
+    REQUIRE_STR(p.label, "wait");
+    REQUIRE_INT(p.n, 10);
+    REQUIRE_INT(after - before, 10);
+    REQUIRE(p.ns > 0 && p.ns < 10 * NS_PER_MS);
+    ask(e, &r, &answer);
+    REQUIRE_OK(engine_profile(e, false, note, &p, &after, &err), err);
+    REQUIRE_INT(p.n, 10);               // nothing since
+    engine_close(e);
+    e = open_engine("cpu", (struct engine_params){.ctx_tokens = 256});
+    REQUIRE_INT(engine_profile(e, true, note, &p, &after, &err), -ENOTSUP);
+    engine_close(e);
+}
+
 TEST(inspect_is_json_with_the_numbers)
 {
     char path[4096];

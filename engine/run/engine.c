@@ -154,8 +154,8 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
     if (ctx > CTX_MAX)
         return err_set(err, -EINVAL, "a context of %u tokens, at most %u", p->ctx_tokens, CTX_MAX);
     uint64_t per_seq = DIV_UP(ctx, KV_BLOCK_TOKENS), block = e->layout.block_bytes;
-    uint64_t n = p->kv_memory_bytes / block;
-    if (!p->kv_memory_bytes)
+    uint64_t n = p->kv_blocks ? p->kv_blocks : p->kv_memory_bytes / block;
+    if (!p->kv_blocks && !p->kv_memory_bytes)
         n = CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
     if (n == 0)
         return err_set(err, -ENOSPC, "%llu bytes of KV memory, one block has %llu",

@@ -1,15 +1,15 @@
 // godwit bench: tokens per second of prefill, and of decode at a depth with some streams at once.
 //
 // Prompts are random tokens. Before a decode is timed, each stream's prompt is run once and stays
-// in the prefix cache, all but its last token. So all streams decode together from the start; only
-// the time in which every stream was producing counts.
+// in the prefix cache, all but its last token; or the cache is filled with what may stand for it
+// (--fill random). So all streams decode together from the start; only the time in which every
+// stream was producing counts. A profile is taken in a round of its own, since it costs time.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "base/base.h"
 #include "base/clock.h"
-#include "server/cli/cli.h"
+#include "server/cli/bench.h"
 
 #define WAIT_NS NS_PER_S
 #define WARM_TOKENS 32                      // of a request before anything is timed
@@ -19,6 +19,8 @@ struct bench {
     struct engine      *engine;
     struct attn_policy  attn;
     uint64_t            random, load_ns;
+    bool                fill;
+    struct profile      profile;            // of the last round that had one
     struct str          json_prefill, json_decode, table;
 };
 
@@ -27,7 +29,8 @@ struct lane {                               // one request and when its tokens c
     struct stream  *stream;
     uint64_t       *time_ns;                // (max_tokens)
     uint32_t        n, max_tokens;
-    struct usage    usage;
+    bool            done;
+    struct delta    end;                    // once done: reason, usage, err
 };
 
 static int random_prompt(struct bench *b, uint32_t n, struct tokens *ret)
@@ -71,24 +74,35 @@ static int lane_submit(struct bench *b, struct lane *l, uint32_t max_tokens, str
     q.gen.temperature = 0;
     q.gen.ignore_end = true;
     l->n = 0;
+    l->done = false;
     return engine_submit(b->engine, &q, &l->stream, err);
+}
+
+// Reads the lane's stream until it has n tokens or ends.
+static void lane_read(struct lane *l, uint32_t n)
+{
+    struct delta d;
+    while (!l->done && l->n < n) {
+        stream_wait(l->stream, WAIT_NS);
+        while (!l->done && stream_read(l->stream, &d)) {
+            for (uint32_t i = 0; i < d.n_tokens && l->n < l->max_tokens; i++)
+                l->time_ns[l->n++] = d.time_ns;
+            l->done = d.kind == DELTA_DONE;
+        }
+    }
+    if (l->done)
+        l->end = d;
 }
 
 // Reads the lane's stream to its end and closes it.
 static int lane_collect(struct lane *l, struct err *err)
 {
-    struct delta d = {0};
-    while (d.kind != DELTA_DONE) {
-        stream_wait(l->stream, WAIT_NS);
-        while (d.kind != DELTA_DONE && stream_read(l->stream, &d))
-            for (uint32_t i = 0; i < d.n_tokens && l->n < l->max_tokens; i++)
-                l->time_ns[l->n++] = d.time_ns;
-    }
-    l->usage = d.usage;
+    lane_read(l, UINT32_MAX);
+    const struct delta *d = &l->end;
     int r = 0;
-    if (d.reason != FINISH_LENGTH)
-        r = err_set(err, d.err.code ? d.err.code : -EIO, "a request ended with \"%s\"%s%s",
-                    finish_name(d.reason), d.err.msg[0] ? ": " : "", d.err.msg);
+    if (d->reason != FINISH_LENGTH)
+        r = err_set(err, d->err.code ? d->err.code : -EIO, "a request ended with \"%s\"%s%s",
+                    finish_name(d->reason), d->err.msg[0] ? ": " : "", d->err.msg);
     stream_close(l->stream);
     l->stream = NULL;
     return r;
@@ -104,9 +118,28 @@ static int run_once(struct bench *b, uint32_t n, uint32_t max_tokens, struct usa
         r = lane_submit(b, &l, max_tokens, err);
     if (r == 0)
         r = lane_collect(&l, err);
-    *ret = l.usage;
+    *ret = l.end.usage;
     lane_finish(&l);
     return r;
+}
+
+static int profile_prefill(struct bench *b, uint32_t n, struct err *err)
+{
+    struct usage u;
+    int r = profile_start(&b->profile, b->engine, err);
+    if (r == 0)
+        r = run_once(b, n, 1, &u, err);
+    return r ? r : profile_stop(&b->profile, b->engine, err);
+}
+
+// Behind a figure in both forms.
+static void add_profile(struct bench *b, struct str *json)
+{
+    if (b->cli->profile) {
+        profile_table(&b->profile, &b->table);
+        profile_json(&b->profile, json);
+    }
+    str_putc(json, '}');
 }
 
 static int bench_prefill(struct bench *b, uint32_t n, struct err *err)
@@ -119,9 +152,13 @@ static int bench_prefill(struct bench *b, uint32_t n, struct err *err)
             return r;
         best = MAX(best, rate_per_s(n, u.prefill_ns));
     }
-    str_printf(&b->json_prefill, "%s{\"tokens\":%u,\"tokens_per_s\":%.3f}",
+    int r = b->cli->profile ? profile_prefill(b, n, err) : 0;
+    if (r)
+        return r;
+    str_printf(&b->json_prefill, "%s{\"tokens\":%u,\"tokens_per_s\":%.3f",
                b->json_prefill.n ? "," : "", n, best);
     str_printf(&b->table, "prefill %6u             %10.2f tokens/s\n", n, best);
+    add_profile(b, &b->json_prefill);
     return 0;
 }
 
@@ -166,17 +203,46 @@ static int submit_round(void *ctx, uint32_t i, const float *logits, uint32_t n_v
 
 // The engine starts nothing while it evaluates a text: requests that come meanwhile start in the
 // same step, however fast steps are.
-static int run_lanes(struct bench *b, struct lane *lane, uint32_t n, double *rate, struct err *err)
+static int start_lanes(struct bench *b, struct lane *lane, uint32_t n, struct err *err)
 {
     struct round t = {b, lane, n, err};
-    int r = engine_eval(b->engine, lane[0].prompt.id, 1, &b->attn, submit_round, &t, err);
-    for (uint32_t i = 0; i < n && r == 0; i++)
+    return engine_eval(b->engine, lane[0].prompt.id, 1, &b->attn, submit_round, &t, err);
+}
+
+static int collect_lanes(struct lane *lane, uint32_t n, struct err *err)
+{
+    int r = 0;
+    for (uint32_t i = 0; i < n && r == 0; i++) {
         r = lane_collect(&lane[i], err);
+        if (r == 0 && lane[i].end.usage.cached_tokens + 1 < lane[i].prompt.n)
+            r = err_set(err, -ENOSPC, "the pool did not keep what was put into it");
+    }
+    return r;
+}
+
+static int run_lanes(struct bench *b, struct lane *lane, uint32_t n, double *rate, struct err *err)
+{
+    int r = start_lanes(b, lane, n, err);
+    if (r == 0)
+        r = collect_lanes(lane, n, err);
     if (r)
         return r;
     *rate = common_rate(lane, n);
     return *rate > 0 ? 0 : err_set(err, -ETIME, "%u streams never decoded together: --decode must "
                                    "be more than %u", n, b->cli->decode_tokens);
+}
+
+// Leaves out the step that computes the prompts' last tokens.
+static int profile_lanes(struct bench *b, struct lane *lane, uint32_t n, struct err *err)
+{
+    int r = start_lanes(b, lane, n, err);
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        lane_read(&lane[i], 1);
+    if (r == 0)
+        r = profile_start(&b->profile, b->engine, err);
+    if (r == 0)
+        r = collect_lanes(lane, n, err);
+    return r ? r : profile_stop(&b->profile, b->engine, err);
 }
 
 // Fills the prefix cache with the lane's prompt.
@@ -193,37 +259,66 @@ static uint32_t prompt_tokens(uint32_t depth)
     return ALIGN_UP(depth, KV_BLOCK_TOKENS) + 1;
 }
 
-static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struct err *err)
+static int fill_lanes(struct bench *b, const struct lane *lane, uint32_t n, struct err *err)
+{
+    const int32_t **text = calloc(n, sizeof(*text));
+    if (!text)
+        return err_set(err, -ENOMEM, "out of memory");
+    for (uint32_t i = 0; i < n; i++)
+        text[i] = lane[i].prompt.id;
+    int r = engine_bench_fill(b->engine, text, n, (uint32_t)lane[0].prompt.n - 1, &b->attn, err);
+    free(text);
+    return r;
+}
+
+static int make_lanes(struct bench *b, struct lane *lane, uint32_t n, uint32_t depth,
+                      struct err *err)
 {
     int r = 0;
-    double best = 0, rate = 0;
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        r = lane_init(b, &lane[i], prompt_tokens(depth), b->cli->decode_tokens + 1, err);
+    if (b->fill)
+        return r ? r : fill_lanes(b, lane, n, err);
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        r = warm_lane(b, &lane[i], err);
+    return r;
+}
+
+static void print_decode(struct bench *b, const struct lane *lane, uint32_t n, uint32_t depth,
+                         double rate)
+{
     uint64_t read = 0, held = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        read += lane[i].end.usage.blocks_read;
+        held += lane[i].end.usage.blocks_held;
+    }
+    str_printf(&b->json_decode, "%s{\"depth\":%u,\"streams\":%u,\"tokens\":%u,"
+               "\"tokens_per_s\":%.3f,\"blocks_read\":%llu,\"blocks_held\":%llu",
+               b->json_decode.n ? "," : "", depth, n, b->cli->decode_tokens, rate,
+               (unsigned long long)read, (unsigned long long)held);
+    str_printf(&b->table, "decode  %6u  %4u streams %10.2f tokens/s\n", depth, n, rate);
+    add_profile(b, &b->json_decode);
+}
+
+static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struct err *err)
+{
+    double best = 0, rate = 0;
     struct lane *lane = calloc(streams, sizeof(*lane));
     if (!lane)
         return err_set(err, -ENOMEM, "out of memory");
-    for (uint32_t i = 0; i < streams && r == 0; i++) {
-        r = lane_init(b, &lane[i], prompt_tokens(depth), b->cli->decode_tokens + 1, err);
-        if (r == 0)
-            r = warm_lane(b, &lane[i], err);
-    }
+    int r = make_lanes(b, lane, streams, depth, err);
     for (uint32_t i = 0; i < b->cli->repeat && r == 0; i++) {
         r = run_lanes(b, lane, streams, &rate, err);
         best = MAX(best, rate);
     }
-    for (uint32_t i = 0; i < streams; i++) {
-        read += lane[i].usage.blocks_read;
-        held += lane[i].usage.blocks_held;
+    if (r == 0 && b->cli->profile)
+        r = profile_lanes(b, lane, streams, err);
+    if (r == 0)
+        print_decode(b, lane, streams, depth, best);
+    for (uint32_t i = 0; i < streams; i++)
         lane_finish(&lane[i]);
-    }
     free(lane);
-    if (r)
-        return r;
-    str_printf(&b->json_decode, "%s{\"depth\":%u,\"streams\":%u,\"tokens\":%u,"
-               "\"tokens_per_s\":%.3f,\"blocks_read\":%llu,\"blocks_held\":%llu}",
-               b->json_decode.n ? "," : "", depth, streams, b->cli->decode_tokens, best,
-               (unsigned long long)read, (unsigned long long)held);
-    str_printf(&b->table, "decode  %6u  %4u streams %10.2f tokens/s\n", depth, streams, best);
-    return 0;
+    return r;
 }
 
 static int run_all(struct bench *b, struct err *err)
@@ -270,52 +365,23 @@ static uint64_t blocks_needed(const struct cli *c)
     return MAX(deep, DIV_UP(longest_prefill(c), KV_BLOCK_TOKENS));
 }
 
-// Blocks on the CPU take memory only once they are written, which may be too late to say no.
-static int check_memory(const struct engine_info *info, uint64_t blocks, struct err *err)
-{
-    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    uint64_t have = pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : 0;
-    uint64_t need = blocks * info->kv_block_bytes + info->weight_bytes;
-    if (strncmp(info->device, "cpu", 3) != 0 || need <= have || !have)
-        return 0;
-    return err_set(err, -ENOMEM, "that needs %llu MiB for KV and weights, this "
-                   "machine has %llu MiB", (unsigned long long)(need >> 20),
-                   (unsigned long long)(have >> 20));
-}
-
-static int open_timed(struct bench *b, struct engine_params *p, struct err *err)
-{
-    uint64_t start_ns = clock_now_ns();
-    int r = load_engine(b->cli, p, &b->engine, err);
-    b->load_ns = clock_now_ns() - start_ns;
-    return r;
-}
-
-// Opens the engine with room for the longest prompt, and for all streams at the greatest depth;
-// again, where its own idea of a pool was too small.
+// Opens the engine with room for the longest prompt, and for all streams at the greatest depth.
 static int open_engine(struct bench *b, struct err *err)
 {
     const struct cli *c = b->cli;
-    uint64_t longest = longest_prefill(c);
+    uint64_t longest = longest_prefill(c), blocks = blocks_needed(c);
     uint64_t deep = prompt_tokens(largest(&c->depth)) + (uint64_t)c->decode_tokens + 8;
-    if (MAX(longest, deep) > CTX_MAX)
+    if (MAX(longest, deep) > CTX_MAX || blocks > UINT32_MAX)
         return err_set(err, CLI_USAGE, "more than %u tokens in a context", CTX_MAX);
     struct engine_params p = {
         .ctx_tokens = MAX(c->ctx_tokens, (uint32_t)MAX(longest, deep)),
+        .kv_blocks = (uint32_t)blocks,
         .seqs_max = largest(&c->streams), .queue_max = largest(&c->streams),
     };
-    int r = open_timed(b, &p, err);
-    if (r)
-        return r;
-    const struct engine_info *info = engine_info(b->engine);
-    uint64_t blocks = blocks_needed(c);
-    r = check_memory(info, blocks, err);
-    if (r || info->kv_blocks >= blocks)
-        return r;
-    p.kv_memory_bytes = blocks * info->kv_block_bytes;
-    engine_close(b->engine);
-    b->engine = NULL;
-    return open_timed(b, &p, err);
+    uint64_t start_ns = clock_now_ns();
+    int r = load_engine(b->cli, &p, &b->engine, err);
+    b->load_ns = clock_now_ns() - start_ns;
+    return r;
 }
 
 static void print_result(const struct bench *b, struct str *out)
@@ -328,10 +394,12 @@ static void print_result(const struct bench *b, struct str *out)
         return;
     }
     str_printf(out, "{\"arch\":\"%s\",\"device\":\"%s\",\"threads\":%u,\"kv_k\":\"%s\","
-               "\"kv_v\":\"%s\",\"attention\":\"%s\",\"budget\":%u,\"load_ms\":%.3f,",
+               "\"kv_v\":\"%s\",\"attention\":\"%s\",\"budget\":%u,\"fill\":\"%s\","
+               "\"weight_bytes\":%llu,\"kv_block_bytes\":%llu,\"load_ms\":%.3f,",
                info->arch, info->device, b->cli->threads, info->kv_k, info->kv_v,
                selectors[b->attn.selector].name, b->attn.budget_tokens,
-               (double)b->load_ns / (double)NS_PER_MS);
+               b->fill ? b->cli->fill : "computed", (unsigned long long)info->weight_bytes,
+               (unsigned long long)info->kv_block_bytes, (double)b->load_ns / (double)NS_PER_MS);
     str_puts(out, "\"prefill\":[");
     str_add(out, b->json_prefill.p, b->json_prefill.n);
     str_puts(out, "],\"decode\":[");
@@ -339,12 +407,24 @@ static void print_result(const struct bench *b, struct str *out)
     str_puts(out, "]}\n");
 }
 
+static int read_fill(struct bench *b, struct err *err)
+{
+    b->fill = b->cli->fill != NULL;
+    if (!b->fill || strcmp(b->cli->fill, "random") == 0)
+        return 0;
+    return err_set(err, CLI_USAGE, "--fill cannot be \"%.80s\"", b->cli->fill);
+}
+
 int cmd_bench(struct cli *c, struct err *err)
 {
     struct bench b = {.cli = c, .random = c->has_seed ? c->seed : 1};
-    int r = open_engine(&b, err);
+    int r = read_fill(&b, err);
+    if (r == 0)
+        r = open_engine(&b, err);
     if (r == 0)
         r = attention_policy(c, &b.attn, err);
+    if (r == 0 && c->profile)
+        r = profile_check(b.engine, err);
     if (r == 0)
         r = run_all(&b, err);
     if (r == 0)

@@ -5,13 +5,27 @@
 // Rows of a block that are not written yet are zeros or rows of a copied block, never garbage:
 // attention multiplies them by zero.
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include "engine/exec/cpu/cpu.h"
 #include "base/base.h"
 
 #define SLAB_BYTES ((size_t)1 << 30)
 #define TOKENS KV_BLOCK_TOKENS
+
+// Blocks take memory only once they are written, which may be too late to say no.
+static int check_memory(uint32_t n_blocks, size_t block_bytes, struct err *err)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    double have = pages > 0 && page_bytes > 0 ? (double)pages * (double)page_bytes : INFINITY;
+    double need = (double)n_blocks * (double)block_bytes;
+    if (need <= have)
+        return 0;
+    return err_set(err, -ENOMEM, "%u KV blocks need %.0f MiB, this machine has %.0f MiB", n_blocks,
+                   need / 0x1p20, have / 0x1p20);
+}
 
 int cpu_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err)
 {
@@ -23,6 +37,9 @@ int cpu_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, st
     if (r)
         return r;
     size_t block = kv.layout.block_bytes;
+    r = check_memory(n_blocks, block, err);
+    if (r)
+        return r;
     kv.blocks_per_slab = (uint32_t)CLAMP(SLAB_BYTES / block, (size_t)1, (size_t)n_blocks);
     kv.n_slabs = DIV_UP(n_blocks, kv.blocks_per_slab);
     kv.slab = calloc(kv.n_slabs, sizeof(*kv.slab));

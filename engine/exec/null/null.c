@@ -36,6 +36,8 @@ struct null_program {
     uint32_t             n_set;
     uint64_t             steps;
     uint64_t             due_ns;    // the end of the last step that had a period
+    bool                 profiled;
+    uint64_t             waits, wait_ns;    // while profiled
     struct null_record   record[NULL_RECORDS];
 };
 
@@ -318,9 +320,22 @@ static int null_wait(struct program *p, uint64_t timeout_ns, struct err *err)
     if (ns)
         nanosleep(&(struct timespec){ .tv_sec = (time_t)(ns / NS_PER_S),
                                       .tv_nsec = (long)(ns % NS_PER_S) }, NULL);
+    g->waits += g->profiled;
+    g->wait_ns += g->profiled ? ns : 0;
     if (s->fail_step && g->steps == s->fail_step)
         return err_set(err, s->fail_code, "the null executor was told to fail");
     return ns < left_ns ? err_set(err, -ETIMEDOUT, "the step is not done") : 0;
+}
+
+static void null_profile(struct program *p, bool on,
+                         void (*f)(void *ctx, const char *label, uint64_t ns, uint64_t n),
+                         void *ctx)
+{
+    struct null_program *g = of(p);
+    if (f && g->waits > 0)
+        f(ctx, "wait", g->wait_ns, g->waits);
+    g->waits = g->wait_ns = 0;
+    g->profiled = on;
 }
 
 static void null_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
@@ -350,6 +365,7 @@ const struct executor_ops executor_null = {
     .kv_write = null_kv_write,
     .submit = null_submit,
     .wait = null_wait,
+    .profile = null_profile,
     .slot_read = null_slot_read,
     .slot_write = null_slot_write,
 };
