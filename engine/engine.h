@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/str.h"
+#include "engine/exec/devices.h"
 #include "engine/limits.h"
 #include "engine/select/select.h"
 #include "engine/text/template.h"
@@ -25,8 +26,8 @@ struct engine_params {
     bool        exact;              // exactly dequantised weights, float32 activations and KV
     const char *kv_k, *kv_v;        // "f16", "q8_0" ("f32"); NULL: f16, or f32 when exact
     uint32_t    ctx_tokens;         // of one sequence; 0: what the model was trained with
-    uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
     uint32_t    kv_blocks;          // of the block pool; 0: as many as kv_memory_bytes holds
+    uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
                                     // this machine's memory, at least one sequence
     uint32_t    seqs_max;           // running at once; 0: 64
     uint32_t    queue_max;          // waiting requests; 0: 256

@@ -175,6 +175,20 @@ def test_failures(folder):
     require_failure('run', SMOLLM2, '-p', '', '--raw', *NULL, names=b'empty')
 
 
+def test_devices():
+    found = parsed('devices', '--json')['devices']
+    assert found[0]['device'] == 'cpu' and found[0]['usable'] and found[0]['memory_bytes'] > 0
+    assert all(d['device'].startswith('vulkan:') for d in found[1:])
+    auto, = (d for d in found if d['auto'])
+    assert auto['usable'] and not auto['software']
+    assert all(d['usable'] == (d['missing'] == '') for d in found)
+    assert all(set(d['unbuilt']) <= set(d['abilities']) for d in found)
+    text = output('devices').decode()
+    assert all(d['device'] in text for d in found) and f'{auto["device"]}  (auto)' in text
+    require_usage('devices', 'more')
+    require_usage('devices', '--device', 'cpu')
+
+
 def test_inspect():
     found = parsed('inspect', GEMMA3, '--json', '--ctx', 4096)
     assert found['metadata']['general.architecture'] == 'gemma3'

@@ -26,15 +26,16 @@ MAY_INCLUDE = {
     'kvstore': ('base',),
     'shaders': (),
     'engine/limits.h': ('base',),
+    'engine/exec/devices.h': ('base',),
     'engine/quant': ('base', 'shaders'),
     'engine/model': ('base', 'shaders', 'engine/quant'),
     'engine/text': ('base', 'engine/model'),
     'engine/kv': ('base', 'kvstore', 'engine/quant', 'engine/model'),
     'engine/select': ('base', 'shaders', 'engine/kv'),
     'engine/exec': ('base', 'shaders', 'engine/quant', 'engine/model', 'engine/kv',
-                    'engine/select'),
+                    'engine/select', 'engine/exec/devices.h'),
     'engine/run': ('base', 'kvstore', 'shaders', 'engine') + ENGINE,
-    'engine': ('base', 'engine/text', 'engine/select'),
+    'engine': ('base', 'engine/text', 'engine/select', 'engine/exec/devices.h'),
     'server': ('base',),        # and engine/engine.h with what that includes
 }
 EVERY_ENGINE_TIER = 'engine/limits.h'

@@ -9,9 +9,11 @@
 #define STATUS_FAILED 1
 #define STATUS_USAGE 2
 
+#define POSITIONAL(id) ((id) == COMMAND_devices ? 0 : (id) == COMMAND_perplexity ? 2 : 1)
+
 const struct command commands[] = {
 #define COMMAND(id, args, text) \
-    [COMMAND_##id] = {#id, args, text, COMMAND_##id == COMMAND_perplexity ? 2 : 1, cmd_##id},
+    [COMMAND_##id] = {#id, args, text, POSITIONAL(COMMAND_##id), cmd_##id},
 #include "server/cli/commands.def"
 #undef COMMAND
 };

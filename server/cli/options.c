@@ -14,7 +14,8 @@ enum option_type { OPT_FLAG, OPT_TEXT, OPT_NUMBER, OPT_LIST, OPT_REAL, OPT_SEED 
 
 #define AT(field) offsetof(struct cli, field)
 #define IN(command) (1u << COMMAND_##command)
-#define ALL (~0u)
+#define EVERY (~0u)
+#define ALL (EVERY & ~IN(devices))             // with a model
 #define MODEL_RUNS (IN(run) | IN(logits) | IN(perplexity) | IN(bench))
 
 struct option {
@@ -43,12 +44,12 @@ static const struct option options[] = {
     {"depth", "N,..", 0, OPT_LIST, AT(depth), IN(bench), 0, CTX_MAX,
      "tokens before those, rounded up to blocks of 64"},
     {"streams", "N,..", 0, OPT_LIST, AT(streams), IN(bench), 1, 1024, "requests at once"},
-    {"repeat", "N", 0, OPT_NUMBER, AT(repeat), IN(bench), 1, 100, "the best of N; 1 if not given"},
     {"fill", "random", 0, OPT_TEXT, AT(fill), IN(bench), 0, 0,
      "what depth holds: random blocks, at once; else it is computed"},
     {"profile", NULL, 0, OPT_FLAG, AT(profile), IN(bench), 0, 0,
      "also the device's time of each operation"},
-    {"json", NULL, 0, OPT_FLAG, AT(json), ALL, 0, 0, "for machines: one line of JSON"},
+    {"repeat", "N", 0, OPT_NUMBER, AT(repeat), IN(bench), 1, 100, "the best of N; 1 if not given"},
+    {"json", NULL, 0, OPT_FLAG, AT(json), EVERY, 0, 0, "for machines: one line of JSON"},
     {"ctx", "TOKENS", 0, OPT_NUMBER, AT(ctx_tokens), ALL, 0, CTX_MAX,
      "context; 0: what the model was trained with (perplexity: 512)"},
     {"device", "NAME", 0, OPT_TEXT, AT(device), ALL, 0, 0, "auto, cpu or null"},
@@ -59,7 +60,7 @@ static const struct option options[] = {
     {"attention", "NAME", 0, OPT_TEXT, AT(attention), ALL, 0, 0, "native, dense, window or topk"},
     {"budget", "TOKENS", 0, OPT_NUMBER, AT(budget_tokens), ALL, 0, CTX_MAX, "of topk; 0: 4096"},
     {"window", "TOKENS", 0, OPT_NUMBER, AT(window_tokens), ALL, 0, CTX_MAX, "of window; 0: 4096"},
-    {"help", NULL, 'h', OPT_FLAG, AT(help), ALL, 0, 0, "print this"},
+    {"help", NULL, 'h', OPT_FLAG, AT(help), EVERY, 0, 0, "print this"},
 };
 
 static bool parse_u64(const char *text, uint64_t max, uint64_t *ret)
@@ -240,7 +241,7 @@ static void option_help(const struct option *o, struct str *out)
 void options_help(const struct command *command, struct str *out)
 {
     if (!command) {
-        str_puts(out, "Usage: godwit COMMAND MODEL [OPTIONS]\n\n");
+        str_puts(out, "Usage: godwit COMMAND [MODEL] [OPTIONS]\n\n");
         for (unsigned i = 0; i < n_commands; i++)
             str_printf(out, "  %-11s %s\n", commands[i].name, commands[i].help);
         str_puts(out, "\ngodwit COMMAND --help tells more. MODEL is a GGUF file.\n");
