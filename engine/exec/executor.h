@@ -50,13 +50,52 @@ struct batch_seq {                      // rows of one sequence, at consecutive 
     uint64_t        blocks_read, blocks_held;   // out: summed over its rows, layers and KV heads
 };
 
+// Picking a token mostly takes the best few logits of a row and some sums over it. An executor that
+// is far from the host may give just these (struct out_top) and keep its rows, of which parts are
+// read on demand; the engine does the rest: penalties, temperature, the cuts, the draw, logprobs.
+// What it draws is what it would from the whole row. Where what it was given does not tell, it
+// reads that row: so an executor may give less than is wanted, and never needs to be asked twice.
+
+#define OUT_TOP_MAX 256                 // best tokens that anybody wants
+#define OUT_SUM_TOKENS 64               // tokens that share a sum
+
+struct out_want {
+    uint32_t n_top;                     // best tokens that are of use; 0: only the row itself is
+    float    scale;                     // sums of exp((logit - max) * scale) are of use; 0: none
+    bool     lse;                       // and so are sums with scale 1
+    double   draw;                      // in [0, 1): a token is drawn here in the sums; -1: none is
+};
+
+struct out_top {                        // of one output row; the arrays are the executor's
+    // A logit is NaN; then the rest is void. Infinite ones just rank first.
+    bool         nan;
+    // The best tokens, by descending logit; equal ones (-0 and 0 are) by ascending id. May be fewer
+    // than were wanted, or 0: the row has to be read.
+    uint32_t     n;
+    const int32_t *token;               // (n)
+    const float *logit;                 // (n)
+    // Sums of tokens [64 i, 64 i + 64), with want.scale, and with scale 1 if want.lse says so.
+    // NULL: not known. Eight lanes add every eighth token, ascending; their sums, by lane, are added
+    // as ((0+4) + (2+6)) + ((1+5) + (3+7)); exp() is 0 below -85. An executor whose exp() is that of
+    // engine/run/sample_row.c gives the very tokens and logprobs of whole rows; another's differ
+    // where rounding decides, and still depend on nothing but the row.
+    const float *sum, *sum1;            // (n_vocab / 64, rounded up)
+    // Logits of tokens [near0, near0 + n_near): where the draw probably falls, which saves reading
+    // them. n_near 0: none.
+    uint32_t     near0, n_near;
+    const float *near;                  // (n_near)
+};
+
 struct batch {
     uint32_t          n_rows, n_seqs, n_out;
     const int32_t    *token;            // (n_rows)
     struct batch_seq *seq;              // (n_seqs), rows ascending and without gaps
     const uint32_t   *out_row;          // (n_out) rows that need logits, ascending
-    // Out, after wait(): (n_out, n_vocab), in host memory, the executor's until the next submit().
-    float            *logits;
+    const struct out_want *want;        // (n_out), or NULL: whole rows
+    // Out, after wait(), the executor's until the next submit(): whole rows in host memory; or,
+    // only where something is wanted, NULL and what was picked out of them.
+    float            *logits;           // (n_out, n_vocab)
+    const struct out_top *top;          // (n_out)
 };
 
 struct executor_ops {
@@ -84,6 +123,10 @@ struct executor_ops {
     int  (*submit)(struct program *g, struct batch *b, struct err *err);
     // Returns 0, -ETIMEDOUT, -EIO (the device is lost: nothing more will work).
     int  (*wait)(struct program *g, uint64_t timeout_ns, struct err *err);
+    // Logits of tokens [first, first + n) of output `out` of the last step. NULL: this executor
+    // always gives whole rows, and is not told what is wanted. Returns 0, -ETIMEDOUT, -EIO.
+    int  (*logits_read)(struct program *g, uint32_t out, uint32_t first, uint32_t n, float *dst,
+                        struct err *err);
 
     // Times single operations of the steps from now on, or stops it. f, if not NULL, gets what each
     // took since the last call, summed by label (static text). NULL: this executor cannot.

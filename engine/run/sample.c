@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/base.h"
+#include "engine/run/sample_priv.h"
 #include "engine/run/sample_row.h"
 
 // Below this the distribution is a single token, and 1 / temperature must stay finite.
@@ -103,6 +104,20 @@ static bool has_penalties(const struct gen_params *p)
     return p->repeat_penalty != 1 || p->frequency_penalty != 0 || p->presence_penalty != 0;
 }
 
+int sampler_reserve(struct sampler *s, struct err *err)
+{
+    if (has_penalties(&s->params) && seen_reserve(&s->seen) < 0)
+        return err_set(err, -ENOMEM, "out of memory");
+    return 0;
+}
+
+void sampler_remember(struct sampler *s, int32_t token)
+{
+    if (has_penalties(&s->params))
+        seen_add(&s->seen, token)->generated++;
+    s->step++;
+}
+
 int sampler_init(struct sampler *s, const struct gen_params *p, uint32_t n_vocab,
                  const int32_t *prompt, uint32_t n_prompt)
 {
@@ -129,7 +144,18 @@ void sampler_finish(struct sampler *s)
 
 // ---- logits ----------------------------------------------------------------------------------
 
-static float penalised(const struct gen_params *p, const struct seen *e, float logit)
+bool sampler_adjusts(const struct sampler *s)
+{
+    return s->params.n_bias > 0 || s->seen.n > 0;
+}
+
+const struct seen *sampler_find_seen(const struct sampler *s, int32_t token)
+{
+    const struct seen *e = s->seen.n_slots ? seen_slot(&s->seen, token) : NULL;
+    return e && e->token >= 0 ? e : NULL;
+}
+
+float sampler_penalised(const struct gen_params *p, const struct seen *e, float logit)
 {
     logit = logit > 0 ? logit / p->repeat_penalty : logit * p->repeat_penalty;
     logit -= (float)e->generated * p->frequency_penalty;
@@ -141,7 +167,7 @@ static const float *adjusted(const struct sampler *s, struct sampler_scratch *w,
                              const float *logits)
 {
     const struct gen_params *p = &s->params;
-    if (p->n_bias == 0 && s->seen.n == 0)
+    if (!sampler_adjusts(s))
         return logits;
     memcpy(w->row, logits, s->n_vocab * sizeof(*w->row));
     for (uint32_t i = 0; i < p->n_bias; i++)
@@ -149,9 +175,16 @@ static const float *adjusted(const struct sampler *s, struct sampler_scratch *w,
     for (uint32_t i = 0; i < s->seen.n_slots; i++) {
         const struct seen *e = &s->seen.slot[i];
         if (e->token >= 0)
-            w->row[e->token] = penalised(p, e, w->row[e->token]);
+            w->row[e->token] = sampler_penalised(p, e, w->row[e->token]);
     }
     return w->row;
+}
+
+int sampler_check_max(float max, struct err *err)
+{
+    if (isfinite(max))
+        return 0;
+    return err_set(err, -EDOM, max > 0 ? "a logit is infinite" : "no logit is finite");
 }
 
 // Fills w->block_max.
@@ -159,9 +192,7 @@ static int scan(struct sampler_scratch *w, const float *row, float *max, struct 
 {
     if (row_max(row, w->n_vocab, w->block_max, max))
         return err_set(err, -EDOM, "a logit is no number");
-    if (!isfinite(*max))
-        return err_set(err, -EDOM, *max > 0 ? "a logit is infinite" : "no logit is finite");
-    return 0;
+    return sampler_check_max(*max, err);
 }
 
 static int32_t first_at(const struct sampler_scratch *w, const float *row, float value)
@@ -198,15 +229,18 @@ static float float_of_key(uint32_t key)
 struct cut { uint32_t key; size_t ties; };
 
 // The shortest list of best candidates that holds max_n of them or max_mass of weight; all of the
-// candidates where neither is reached. Narrows the key down by digits: linear in n.
-static struct cut find_cut(const struct sampler_scratch *w, size_t n, size_t max_n, double max_mass)
+// candidates where neither is reached. Narrows the key down by digits: linear in n. Without a
+// max_mass (UINT64_MAX) weights are not looked at.
+static struct cut find_cut(const struct sampler_scratch *w, size_t n, size_t max_n,
+                           uint64_t max_mass)
 {
     static const struct { uint32_t shift, bins; } digit[] = {
         { 21, SAMPLER_BINS }, { 10, SAMPLER_BINS }, { 0, SAMPLER_BINS / 2 },
     };
     uint32_t known = 0, mask = 0, b = 0;
     size_t above = 0, rest = n;
-    double mass = 0;
+    uint64_t mass = 0;
+    bool weighs = max_mass < UINT64_MAX;
     assert(n > 0 && max_n > 0);
     for (size_t d = 0; d < ARRAY_LEN(digit); d++) {
         uint32_t shift = digit[d].shift, bins = digit[d].bins;
@@ -216,7 +250,7 @@ static struct cut find_cut(const struct sampler_scratch *w, size_t n, size_t max
             if ((w->key[i] & mask) == known) {
                 b = w->key[i] >> shift & (bins - 1);
                 w->bin_n[b]++;
-                w->bin_mass[b] += w->weight[i];
+                w->bin_mass[b] += weighs ? mass_of(w->weight[i]) : 0;
             }
         }
         // rest counts the candidates of this digit that are not above.
@@ -234,9 +268,9 @@ static struct cut find_cut(const struct sampler_scratch *w, size_t n, size_t max
         mask |= (bins - 1) << shift;
     }
     size_t ties = MIN(rest, max_n - above);
-    double each = w->bin_mass[b] / (double)rest;
-    if (each > 0 && (max_mass - mass) / each < (double)ties)
-        ties = (size_t)MAX(ceil((max_mass - mass) / each), 1.0);
+    uint64_t each = w->bin_mass[b] / rest;      // equal keys have equal weights
+    if (each > 0)
+        ties = (size_t)MIN(MAX(DIV_UP(max_mass - mass, each), 1), ties);
     return (struct cut){ known, ties };
 }
 
@@ -292,18 +326,27 @@ static float least_of_best(struct sampler_scratch *w, size_t k)
     size_t blocks = DIV_UP(w->n_vocab, ROW_BLOCK);
     if (k >= blocks)
         return -FLT_MAX;
-    for (size_t i = 0; i < blocks; i++) {
+    for (size_t i = 0; i < blocks; i++)
         w->key[i] = key_of(w->block_max[i]);
-        w->weight[i] = 0;
-    }
-    return MAX(float_of_key(find_cut(w, blocks, k, INFINITY).key), -FLT_MAX);
+    return MAX(float_of_key(find_cut(w, blocks, k, UINT64_MAX).key), -FLT_MAX);
 }
 
 // The k best by logit as candidates; their weight is the logit still.
 static size_t collect_best(struct sampler_scratch *w, const float *row, size_t k)
 {
     size_t n = collect(w, row, least_of_best(w, k));
-    return n > k ? keep(w, n, find_cut(w, n, k, INFINITY)) : n;
+    return n > k ? keep(w, n, find_cut(w, n, k, UINT64_MAX)) : n;
+}
+
+void sampler_set_keys(struct sampler_scratch *w, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        w->key[i] = key_of(w->weight[i]);
+}
+
+size_t sampler_keep_mass(struct sampler_scratch *w, size_t n, uint64_t mass)
+{
+    return mass < UINT64_MAX ? keep(w, n, find_cut(w, n, n, mass)) : n;
 }
 
 // ---- drawing ----------------------------------------------------------------------------------
@@ -314,8 +357,22 @@ double sampler_uniform(uint64_t seed, uint64_t draw)
     return (double)(mix(mix(seed + weyl) + draw * weyl) >> 11) * 0x1p-53;
 }
 
-// The index at which the running sum of weights passes target; the last with any weight if none.
-static size_t pass(const float *weight, size_t n, double target)
+uint64_t sampler_mass(const struct gen_params *p, double sum)
+{
+    return p->top_p < 1 ? (uint64_t)ceil((double)p->top_p * sum * MASS_ONE) : UINT64_MAX;
+}
+
+float sampler_scale(const struct gen_params *p)
+{
+    return 1 / MAX(p->temperature, TEMPERATURE_MIN);
+}
+
+bool sampler_is_unfiltered(const struct gen_params *p)
+{
+    return p->top_k <= 0 && p->top_p >= 1 && p->min_p <= 0;
+}
+
+size_t sampler_pass(const float *weight, size_t n, double target)
 {
     double sum = 0;
     size_t last = 0;
@@ -337,65 +394,78 @@ static int32_t draw_all(struct sampler_scratch *w, const float *row, float max, 
     float weight[ROW_BLOCK];
     size_t blocks = DIV_UP(w->n_vocab, ROW_BLOCK);
     double target = u * row_sum_exp(row, w->n_vocab, max, scale, w->block_sum);
-    size_t b = pass(w->block_sum, blocks, target), at = b * ROW_BLOCK;
+    size_t b = sampler_pass(w->block_sum, blocks, target), at = b * ROW_BLOCK;
     size_t n = MIN((size_t)ROW_BLOCK, w->n_vocab - at);
     for (size_t i = 0; i < b; i++)
         target -= w->block_sum[i];
     memcpy(weight, row + at, n * sizeof(*weight));
     row_exp(weight, n, max, scale);
-    return (int32_t)(at + pass(weight, n, target));
+    return (int32_t)(at + sampler_pass(weight, n, target));
+}
+
+static uint64_t mass(const struct sampler_scratch *w, size_t n)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += mass_of(w->weight[i]);
+    return sum;
 }
 
 // Candidates that hold all of what top_p and min_p keep of the whole vocabulary.
 static size_t collect_mass(const struct gen_params *p, struct sampler_scratch *w, const float *row,
-                           float max, float scale, double *target)
+                           float max, float scale, uint64_t *target)
 {
     // Below min_p nothing matters. The slack covers rounding; weights decide in the end.
     float floor = p->min_p > 0 ? logf(p->min_p) - 1e-3f : -INFINITY;
-    *target = INFINITY;
+    *target = UINT64_MAX;
     if (p->top_p < 1)
-        *target = p->top_p * row_sum_exp(row, w->n_vocab, max, scale, w->block_sum);
+        *target = sampler_mass(p, row_sum_exp(row, w->n_vocab, max, scale, w->block_sum));
     // Few tokens near the best one mostly hold enough: look further only where they do not.
     for (float depth = p->top_p < 1 ? -6 : -INFINITY;; depth *= 2) {
         float least = MAX(max + MAX(depth, floor) / scale, -FLT_MAX);
         size_t n = collect(w, row, least);
-        double mass = row_exp(w->weight, n, max, scale);
-        if (mass >= *target || depth <= floor || depth < -85)     // from there weights are 0
+        row_exp(w->weight, n, max, scale);
+        if (depth <= floor || depth < -85 || mass(w, n) >= *target)     // from there weights are 0
             return n;
     }
 }
 
-// Makes the kept tokens candidates, with weights. Returns their number, at least 1.
+// Makes the tokens that top_k and top_p keep candidates, with weights. Returns their number, at
+// least 1.
 static size_t filter(const struct gen_params *p, struct sampler_scratch *w, const float *row,
                      float max, float scale)
 {
     size_t n;
-    double target;
+    uint64_t target;
     if (p->top_k > 0) {
         n = collect_best(w, row, (size_t)p->top_k);
-        target = p->top_p * row_exp(w->weight, n, max, scale);
+        target = sampler_mass(p, row_exp(w->weight, n, max, scale));
     } else {
         n = collect_mass(p, w, row, max, scale, &target);
     }
-    if (p->top_p < 1)
-        n = keep(w, n, find_cut(w, n, n, target));
-    return p->min_p > 0 ? keep_weight(w, n, p->min_p) : n;
+    return sampler_keep_mass(w, n, target);
+}
+
+int32_t sampler_draw_kept(const struct sampler *s, struct sampler_scratch *w, size_t n)
+{
+    double u = sampler_uniform(s->params.seed, s->step), total = 0;
+    if (s->params.min_p > 0)
+        n = keep_weight(w, n, s->params.min_p);
+    assert(n > 0);
+    w->n_kept = (uint32_t)n;
+    for (size_t i = 0; i < n; i++)
+        total += w->weight[i];
+    return w->token[sampler_pass(w->weight, n, u * total)];
 }
 
 static int32_t draw(const struct sampler *s, struct sampler_scratch *w, const float *row, float max)
 {
     const struct gen_params *p = &s->params;
-    float scale = 1 / MAX(p->temperature, TEMPERATURE_MIN);
-    double u = sampler_uniform(p->seed, s->step), total = 0;
+    float scale = sampler_scale(p);
     w->n_kept = w->n_vocab;
-    if (p->top_k <= 0 && p->top_p >= 1 && p->min_p <= 0)
-        return draw_all(w, row, max, scale, u);
-    size_t n = filter(p, w, row, max, scale);
-    assert(n > 0);
-    w->n_kept = (uint32_t)n;
-    for (size_t i = 0; i < n; i++)
-        total += w->weight[i];
-    return w->token[pass(w->weight, n, u * total)];
+    if (sampler_is_unfiltered(p))
+        return draw_all(w, row, max, scale, sampler_uniform(p->seed, s->step));
+    return sampler_draw_kept(s, w, filter(p, w, row, max, scale));
 }
 
 // ---- the outside --------------------------------------------------------------------------------
@@ -459,12 +529,11 @@ int sampler_pick(struct sampler *s, struct sampler_scratch *w, const float *logi
                  struct token_logprob *lp, struct err *err)
 {
     float max = 0;
-    bool counts = has_penalties(&s->params);
     assert(s->n_vocab == w->n_vocab);
-    if (counts && seen_reserve(&s->seen) < 0)
-        return err_set(err, -ENOMEM, "out of memory");
     const float *row = adjusted(s, w, logits);
-    int rc = scan(w, row, &max, err);
+    int rc = sampler_reserve(s, err);
+    if (rc == 0)
+        rc = scan(w, row, &max, err);
     if (rc < 0)
         return rc;
     int32_t picked = s->params.temperature > 0 ? draw(s, w, row, max) : first_at(w, row, max);
@@ -474,9 +543,7 @@ int sampler_pick(struct sampler *s, struct sampler_scratch *w, const float *logi
         return rc;
     if (lp)
         put_logprobs(w, logits, max, picked, (uint32_t)MAX(s->params.logprobs, 0), lp);
-    if (counts)
-        seen_add(&s->seen, picked)->generated++;
-    s->step++;
+    sampler_remember(s, picked);
     *token = picked;
     return 0;
 }

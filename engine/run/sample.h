@@ -12,6 +12,7 @@
 #pragma once
 #include <stdint.h>
 #include "engine/engine.h"
+#include "engine/exec/executor.h"
 
 struct sampler_scratch {        // one per thread that samples; sized for a vocabulary
     uint32_t  n_vocab;
@@ -23,7 +24,7 @@ struct sampler_scratch {        // one per thread that samples; sized for a voca
     float    *weight;           // (n_vocab) probability relative to the best token's,
     int32_t  *token;            // (n_vocab) ascending
     uint32_t *bin_n;            // (SAMPLER_BINS)
-    double   *bin_mass;         // (SAMPLER_BINS)
+    uint64_t *bin_mass;         // (SAMPLER_BINS)
 };
 #define SAMPLER_BINS 2048
 
@@ -55,6 +56,24 @@ void sampler_finish(struct sampler *s);     // a zeroed one is fine
 // nothing changed.
 int sampler_pick(struct sampler *s, struct sampler_scratch *w, const float *logits, int32_t *token,
                  struct token_logprob *lp, struct err *err);
+
+// ---- without the whole row ----
+
+// What an executor should pick out of the row of the next token.
+void sampler_want(const struct sampler *s, struct out_want *ret);
+
+struct row_reader {             // gives logits [first, first + n) of a row
+    int  (*read)(void *ctx, uint32_t first, uint32_t n, float *dst, struct err *err);
+    void  *ctx;
+};
+
+// sampler_pick from what the executor picked: the same token, the same logprobs.
+// Returns as sampler_pick does, and -EAGAIN: this takes the whole row; or what read() gave.
+int sampler_pick_top(struct sampler *s, struct sampler_scratch *w, const struct out_top *t,
+                     const struct row_reader *reader, int32_t *token, struct token_logprob *lp,
+                     struct err *err);
+
+// ---- prompts ----
 
 // Logprobs of a token that was not sampled (a prompt's). logits (w->n_vocab). Returns 0 or -EDOM.
 int sampler_logprob(struct sampler_scratch *w, const float *logits, int32_t token, uint32_t n_top,
