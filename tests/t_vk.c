@@ -370,6 +370,119 @@ TEST(kernel_writes_through_an_address)
     vk_free(vk, &m);
 }
 
+static const struct vk_kernel *kernel(enum kernel_id id, const uint32_t *spec, uint32_t n_spec)
+{
+    struct err err;
+    const struct vk_kernel *k = NULL;
+    if (!vk_kernel_runs(vk, id))
+        SKIP("this build or %s has no %s", vk_info(vk)->name,
+             vk_kernel_built(id) ? spirv_of(id)->name : "such kernel");
+    REQUIRE_OK(vk_kernel(vk, id, spec, n_spec, &k, &err), err);
+    return k;
+}
+
+TEST(kernel_subgroups_are_full)
+{
+    need_device();
+    uint32_t size = vk_info(vk)->subgroup, n = 4;
+    const struct vk_kernel *k = kernel(KERNEL_probe_subgroup, (uint32_t[]){ size * n }, 1);
+    struct vk_mem m = get(VK_HOME_HOST, 16 * n);
+    struct vk_use uses[] = { vk_writes(&m) };
+    struct vk_cmd *c = begin();
+    vk_dispatch(c, k, "probe", &m.addr, sizeof(m.addr), (struct vk_groups){ 1, 1, 1 }, uses, 1);
+    finish(c);
+    const uint32_t *p = m.map;
+    for (uint32_t i = 0; i < n; i++) {
+        REQUIRE_INT(p[4 * i], size);
+        REQUIRE_INT(p[4 * i + 1], n);
+        REQUIRE_INT(p[4 * i + 2], size);
+        REQUIRE_INT(p[4 * i + 3], i);
+    }
+    vk_free(vk, &m);
+}
+
+TEST(kernel_integer_dot)
+{
+    enum { WORDS = 100 };
+    need_device();
+    const struct vk_kernel *k = kernel(KERNEL_probe_dot, (uint32_t[]){ GROUP }, 1);
+    struct vk_mem m = get(VK_HOME_UPLOAD, 4 * 2 * WORDS), out = get(VK_HOME_HOST, 4 * WORDS);
+    int8_t *a = m.map, *b = a + 4 * WORDS;
+    const struct { VkDeviceAddress dst, a, b; uint32_t n; } push = {
+        out.addr, m.addr, m.addr + 4 * WORDS, WORDS };
+    struct vk_use uses[] = { vk_reads(&m), vk_writes(&out) };
+    for (int i = 0; i < 4 * WORDS; i++) {
+        a[i] = (int8_t)(i * 37);
+        b[i] = (int8_t)(i * 91 + 5);
+    }
+    struct vk_cmd *c = begin();
+    vk_dispatch(c, k, "dot", &push, 28, (struct vk_groups){ 2, 1, 1 }, uses, 2);
+    finish(c);
+    for (int i = 0; i < WORDS; i++) {
+        int32_t sum = 0;
+        for (int j = 4 * i; j < 4 * i + 4; j++)
+            sum += (int8_t)(j * 37) * (int8_t)(j * 91 + 5);
+        REQUIRE_INT(((const int32_t *)out.map)[i], sum);
+    }
+    vk_free(vk, &m);
+    vk_free(vk, &out);
+}
+
+// A small whole number as a half.
+static uint16_t half(int x)
+{
+    uint16_t sign = x < 0 ? 0x8000 : 0;
+    unsigned v = (unsigned)(x < 0 ? -x : x), e = 0;
+    while (v >> (e + 1))
+        e++;
+    return v ? (uint16_t)(sign | (e + 15) << 10 | ((v << (10 - e)) & 0x3ff)) : 0;
+}
+
+static int a_of(uint32_t i) { return (int)(i * 7 % 23) - 11; }
+static int b_of(uint32_t i) { return (int)(i * 5 % 19) - 9; }
+
+// dst = a b with whole numbers, so that every order of sums gives the same.
+static void require_product(const struct vk_kernel *k, struct vk_tile t)
+{
+    uint32_t n_a = t.m * t.k, n_b = t.k * t.n;
+    struct vk_mem a = get(VK_HOME_UPLOAD, n_a * 2), b = get(VK_HOME_UPLOAD, n_b * 2);
+    struct vk_mem out = get(VK_HOME_HOST, t.m * t.n * sizeof(float));
+    const VkDeviceAddress push[] = { out.addr, a.addr, b.addr };
+    struct vk_use uses[] = { vk_reads(&a), vk_reads(&b), vk_writes(&out) };
+    for (uint32_t i = 0; i < n_a; i++)
+        ((uint16_t *)a.map)[i] = half(a_of(i));
+    for (uint32_t i = 0; i < n_b; i++)
+        ((uint16_t *)b.map)[i] = half(b_of(i));
+    struct vk_cmd *c = begin();
+    vk_dispatch(c, k, "product", push, sizeof(push), (struct vk_groups){ 1, 1, 1 }, uses, 3);
+    finish(c);
+    for (uint32_t row = 0; row < t.m; row++)
+        for (uint32_t col = 0; col < t.n; col++) {
+            int sum = 0;
+            for (uint32_t i = 0; i < t.k; i++)
+                sum += a_of(row * t.k + i) * b_of(i * t.n + col);
+            REQUIRE_INT(((const float *)out.map)[row * t.n + col], sum);
+        }
+    vk_free(vk, &a);
+    vk_free(vk, &b);
+    vk_free(vk, &out);
+}
+
+TEST(kernel_matrix)
+{
+    need_device();
+    struct vk_tile t = vk_info(vk)->tile_f16;
+    const uint32_t spec[] = { vk_info(vk)->subgroup, t.m, t.n, t.k };
+    require_product(kernel(KERNEL_probe_matrix, spec, 4), t);
+}
+
+TEST(kernel_matrix2)
+{
+    need_device();
+    require_product(kernel(KERNEL_probe_matrix2, (uint32_t[]){ 128, 64, 64, 32 }, 4),
+                    (struct vk_tile){ 64, 64, 32 });
+}
+
 TEST(kernel_is_made_once)
 {
     struct err err;
@@ -456,6 +569,36 @@ TEST(dependent_commands_wait)
     vk_free(vk, &seen);
     vk_free(vk, &a);
     vk_free(vk, &b);
+}
+
+// Dispatch after dispatch, from one half to the other and back.
+TEST(dependent_dispatches_wait)
+{
+    enum { WORDS = 100000, ROUNDS = 50 };
+    need_device();
+    const struct vk_kernel *k = kernel(KERNEL_affine, (uint32_t[]){ GROUP }, 1);
+    struct vk_mem m[2] = { get(VK_HOME_DEVICE, 4 * WORDS), get(VK_HOME_DEVICE, 4 * WORDS) };
+    struct vk_cmd *c = begin();
+    uint32_t mul = 1, add = 0;
+    add_pattern(c, &m[0], 0, WORDS, 0);
+    for (uint32_t i = 0; i < ROUNDS; i++) {
+        struct vk_mem *src = &m[i % 2], *dst = &m[(i + 1) % 2];
+        const struct { VkDeviceAddress dst, src; uint32_t n, mul, add; } push = {
+            dst->addr, src->addr, WORDS, 3, i };
+        struct vk_use uses[] = { vk_writes(dst), vk_reads(src) };
+        vk_dispatch(c, k, "affine", &push, 28, (struct vk_groups){ DIV_UP(WORDS, GROUP), 1, 1 },
+                    uses, 2);
+        mul *= 3;
+        add = add * 3 + i;
+    }
+    REQUIRE_INT(vk_cmd_barriers(c), ROUNDS);
+    finish(c);
+    struct vk_mem seen = fetch(&m[ROUNDS % 2]);
+    for (uint32_t i = 0; i < WORDS; i++)
+        REQUIRE_INT(((const uint32_t *)seen.map)[i], i * mul + add);
+    vk_free(vk, &seen);
+    vk_free(vk, &m[0]);
+    vk_free(vk, &m[1]);
 }
 
 TEST(indirect_dispatch)
