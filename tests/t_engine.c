@@ -2,6 +2,7 @@
 // Most cases run on the null executor, whose next token is a function of token and position; the
 // ones that could be fooled by that run on the CPU too.
 #include "tests/ask.h"
+#include "tests/top.h"
 #include <errno.h>
 #include <pthread.h>
 #include "engine/exec/null/null.h"
@@ -121,6 +122,49 @@ TEST(cpu_same_alone_and_together)
     }
     ask_each_alone("cpu");
     same_in_a_tight_pool("cpu", 3);
+}
+
+// The same texts and logprobs from an executor that keeps its rows to itself.
+static void same_from_picks(const char *device, uint32_t threads)
+{
+    struct engine *e = open_engine(device, (struct engine_params){.threads = threads});
+    top_wrap(e->x, e->info.n_vocab, e->limits.outputs_max);
+    ask_all_together(e, true);
+    require_idle(e);
+    struct top_counts n = top_unwrap(e->x);
+    REQUIRE(n.picked > many.n && n.read_tokens > 0);
+    engine_close(e);
+}
+
+TEST(null_same_from_picks)
+{
+    make_many(N_MANY, 100, 12);
+    for (uint32_t i = 0; i < many.n; i++) {
+        struct gen_params *g = &many.request[i].gen;
+        g->top_p = i % 3 == 0 ? 0.9f : 1;
+        g->presence_penalty = i % 7 == 0 ? 0.5f : 0;
+        g->prompt_logprobs = i % 8 == 5;
+        g->logprobs = i % 8 == 5 ? 2 : g->logprobs;
+    }
+    ask_each_alone("null");
+    same_from_picks("null", 1);
+}
+
+// Real rows, whose best tokens are near one another.
+TEST(cpu_same_from_picks)
+{
+    make_many(8, 30, 1);
+    for (uint32_t i = 0; i < many.n; i++) {
+        many.request[i].gen.max_tokens = 20;
+        many.request[i].gen.ignore_end = true;
+    }
+    many.request[0].gen.temperature = 0.9f;
+    many.request[0].gen.top_p = 0.95f;
+    many.request[4].gen.temperature = 0.9f;
+    many.request[4].gen.min_p = 0.05f;
+    many.request[5].gen.logprobs = 20;
+    ask_each_alone("cpu");
+    same_from_picks("cpu", 2);
 }
 
 TEST(answer_adds_up)

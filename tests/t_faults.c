@@ -16,9 +16,11 @@ static struct answer answer, other;
 // sink_tokens: these say how long the sequence's prompt is.
 static struct executor_ops watch_ops;
 static uint32_t watch_rows[2], watch_again;     // by decode; generated rows that ran again
+static struct batch *watch_batch;
 
 static int watch_submit(struct program *g, struct batch *b, struct err *err)
 {
+    watch_batch = b;
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *s = &b->seq[i];
         uint32_t n_prompt = s->attn.sink_tokens;
@@ -144,6 +146,44 @@ TEST(a_lost_device_ends_everything)
         require_idle(e);
         engine_close(e);
     }
+}
+
+static int read_fails(struct program *g, uint32_t out, uint32_t first, uint32_t n, float *dst,
+                      struct err *err)
+{
+    (void)g, (void)out, (void)first, (void)n, (void)dst;
+    return err_set(err, -EIO, "the row is gone");
+}
+
+static int wait_keeps_rows(struct program *g, uint64_t timeout_ns, struct err *err)
+{
+    static const struct out_top nothing[64];
+    int r = executor_null.wait(g, timeout_ns, err);
+    watch_batch->logits = NULL;
+    watch_batch->top = nothing;
+    return r;
+}
+
+TEST(a_device_lost_while_a_row_is_read)
+{
+    static struct executor_ops ops;
+    struct engine *e = open_engine("null", (struct engine_params){0});
+    ops = executor_null;
+    ops.submit = watch_submit;
+    ops.wait = wait_keeps_rows;
+    ops.logits_read = read_fails;
+    e->x->ops = &ops;
+    int32_t prompt[2] = {1000, 1001};
+    struct request r = request_of(prompt, 2, 1000);
+    r.attn.sink_tokens = 2;
+    struct stream *more = NULL;
+    ask(e, &r, &answer);
+    REQUIRE_INT(answer.done.reason, FINISH_ERROR);
+    REQUIRE_INT(answer.done.err.code, -EIO);
+    REQUIRE_STR(answer.done.err.msg, "the row is gone");
+    REQUIRE_INT(engine_submit(e, &r, &more, NULL), -EIO);
+    e->x->ops = &executor_null;
+    engine_close(e);
 }
 
 TEST(a_device_lost_in_an_evaluation_is_lost)

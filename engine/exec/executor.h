@@ -75,10 +75,10 @@ struct out_top {                        // of one output row; the arrays are the
     const int32_t *token;               // (n)
     const float *logit;                 // (n)
     // Sums of tokens [64 i, 64 i + 64), with want.scale, and with scale 1 if want.lse says so.
-    // NULL: not known. Eight lanes add every eighth token, ascending; their sums, by lane, are added
-    // as ((0+4) + (2+6)) + ((1+5) + (3+7)); exp() is 0 below -85. An executor whose exp() is that of
-    // engine/run/sample_row.c gives the very tokens and logprobs of whole rows; another's differ
-    // where rounding decides, and still depend on nothing but the row.
+    // NULL: not known. Eight lanes add every eighth token, ascending; their sums, by lane, are
+    // added as ((0+4) + (2+6)) + ((1+5) + (3+7)); exp() is 0 below -85. An executor whose exp() is
+    // that of engine/run/sample_row.c gives the very tokens and logprobs of whole rows; another's
+    // differ where rounding decides, and still depend on nothing but the row.
     const float *sum, *sum1;            // (n_vocab / 64, rounded up)
     // Logits of tokens [near0, near0 + n_near): where the draw probably falls, which saves reading
     // them. n_near 0: none.

@@ -189,7 +189,9 @@ static int open_thread(struct engine *e, struct err *err)
     e->batch_token = calloc(e->limits.rows_max, sizeof *e->batch_token);
     e->batch_seq = calloc(e->limits.seqs_max, sizeof *e->batch_seq);
     e->batch_out = calloc(e->limits.outputs_max, sizeof *e->batch_out);
-    if (!e->batch_token || !e->batch_seq || !e->batch_out ||
+    e->batch_want = calloc(e->limits.outputs_max, sizeof *e->batch_want);
+    e->row = malloc(e->info.n_vocab * sizeof *e->row);
+    if (!e->batch_token || !e->batch_seq || !e->batch_out || !e->batch_want || !e->row ||
         sampler_scratch_init(&e->scratch, e->info.n_vocab) < 0)
         return err_set(err, -ENOMEM, "no memory for an engine");
     e->batch = (struct batch){
@@ -227,6 +229,8 @@ static void engine_free(struct engine *e)
     free(e->batch_token);
     free(e->batch_seq);
     free(e->batch_out);
+    free(e->batch_want);
+    free(e->row);
     sampler_scratch_finish(&e->scratch);
     str_free(&e->text);
     str_free(&e->shown);

@@ -72,6 +72,40 @@ static void end_with_error(struct engine *e, struct job *j, int code, struct err
     job_end(e, j, FINISH_ERROR, err);
 }
 
+// ---- rows of logits ----
+
+static int whole_row(struct engine *e, uint32_t out, const float **ret, struct err *err)
+{
+    *ret = e->row;
+    if (!e->batch.logits)
+        return engine_read_logits(e, out, 0, e->info.n_vocab, e->row, err);
+    *ret = &e->batch.logits[(size_t)out * e->info.n_vocab];
+    return 0;
+}
+
+struct output { struct engine *e; uint32_t out; };
+
+static int read_part(void *ctx, uint32_t first, uint32_t n, float *dst, struct err *err)
+{
+    const struct output *o = ctx;
+    return engine_read_logits(o->e, o->out, first, n, dst, err);
+}
+
+static int pick_token(struct engine *e, struct job *j, uint32_t out, int32_t *token,
+                      struct token_logprob *lp, struct err *err)
+{
+    struct output o = {e, out};
+    struct row_reader reader = {read_part, &o};
+    const float *row;
+    int r = -EAGAIN;
+    if (!e->batch.logits)
+        r = sampler_pick_top(&j->sampler, &e->scratch, &e->batch.top[out], &reader, token, lp, err);
+    if (r != -EAGAIN)
+        return r;
+    r = whole_row(e, out, &row, err);
+    return r < 0 ? r : sampler_pick(&j->sampler, &e->scratch, row, token, lp, err);
+}
+
 // ---- the prompt's own logprobs ----
 
 static int push_prompt_token(struct engine *e, struct job *j, uint32_t i,
@@ -87,12 +121,14 @@ static int push_prompt_token(struct engine *e, struct job *j, uint32_t i,
 }
 
 // Row i says how likely token i + 1 was.
-static int score_row(struct engine *e, struct job *j, uint32_t i, const float *logits,
-                     struct err *err)
+static int score_row(struct engine *e, struct job *j, uint32_t i, uint32_t out, struct err *err)
 {
     struct token_logprob lp;
     uint32_t n_top = (uint32_t)MAX(j->gen.logprobs, 0);
-    int r = sampler_logprob(&e->scratch, logits, j->seq.token[i + 1], n_top, &lp, err);
+    const float *row;
+    int r = whole_row(e, out, &row, err);
+    if (r == 0)
+        r = sampler_logprob(&e->scratch, row, j->seq.token[i + 1], n_top, &lp, err);
     return r < 0 ? r : push_prompt_token(e, j, i + 1, &lp);
 }
 
@@ -113,13 +149,13 @@ static enum finish_reason reason_after(const struct engine *e, const struct job 
     return j->seq.n_tokens == j->seq.n_max ? FINISH_LENGTH : FINISH_NONE;
 }
 
-static int take_token(struct engine *e, struct job *j, const float *logits,
-                      enum finish_reason *reason, struct err *err)
+static int take_token(struct engine *e, struct job *j, uint32_t out, enum finish_reason *reason,
+                      struct err *err)
 {
     struct token_logprob lp;
     int32_t token;
     bool wants_lp = j->gen.logprobs >= 0;
-    int r = sampler_pick(&j->sampler, &e->scratch, logits, &token, wants_lp ? &lp : NULL, err);
+    int r = pick_token(e, j, out, &token, wants_lp ? &lp : NULL, err);
     if (r < 0)
         return r;
     if (!j->first_ns)
@@ -137,7 +173,7 @@ static int take_token(struct engine *e, struct job *j, const float *logits,
 }
 
 void job_outputs(struct engine *e, struct job *j, const struct sched_item *it, uint32_t from,
-                 const float *logits)
+                 uint32_t out)
 {
     struct sequence *q = &j->seq;
     uint32_t to = from + it->n_rows;
@@ -148,12 +184,12 @@ void job_outputs(struct engine *e, struct job *j, const struct sched_item *it, u
         if (!seq_is_output(q, i))
             continue;
         if (i >= q->out_from && i < q->out_to)
-            r = score_row(e, j, i, logits, &err);
+            r = score_row(e, j, i, out, &err);
         else if (q->n_tokens == q->n_max)
             reason = FINISH_LENGTH;     // nothing was to be generated
         else
-            r = take_token(e, j, logits, &reason, &err);
-        logits += e->info.n_vocab;
+            r = take_token(e, j, out, &reason, &err);
+        out++;
     }
     q->out_from = MAX(q->out_from, to);
     if (r < 0)

@@ -60,6 +60,8 @@ struct engine {
     int32_t              *batch_token;  // (rows_max)
     struct batch_seq     *batch_seq;    // (seqs_max)
     uint32_t             *batch_out;    // (outputs_max)
+    struct out_want      *batch_want;   // (outputs_max)
+    float                *row;          // (n_vocab) a row that was read from the executor
     struct sampler_scratch scratch;
     struct str            text, shown;  // scratch: characters of a token; what of them may be seen
 
@@ -86,14 +88,18 @@ void *engine_main(void *engine);
 // which is marked.
 int   engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,
                        struct err *err);
+// Logits of tokens [first, first + n) of an output of the last step. Returns 0, or that the device
+// is lost, which is marked.
+int   engine_read_logits(struct engine *e, uint32_t out, uint32_t first, uint32_t n, float *dst,
+                         struct err *err);
 // The request leaves the engine and its reader gets DONE.
 void  job_end(struct engine *e, struct job *j, enum finish_reason reason, const struct err *err);
 
 // output.c
-// A step computed rows [from, from + it->n_rows) of j; logits are its output rows (n_out, n_vocab).
-// May end the job.
+// A step computed rows [from, from + it->n_rows) of j; its outputs in the batch begin at `out`. May
+// end the job.
 void job_outputs(struct engine *e, struct job *j, const struct sched_item *it, uint32_t from,
-                 const float *logits);
+                 uint32_t out);
 // What stop strings and half characters held back is shown; the text ends here.
 void job_flush_text(struct engine *e, struct job *j);
 

@@ -110,6 +110,16 @@ static void end_cancelled(struct engine *e)
 
 // ---- a step ----
 
+// What is needed of the output at this position: of rows that say how likely the prompt was, all.
+static struct out_want want_of(const struct job *j, uint32_t pos)
+{
+    const struct sequence *q = &j->seq;
+    struct out_want want = {.draw = -1};
+    if ((pos < q->out_from || pos >= q->out_to) && q->n_tokens < q->n_max)
+        sampler_want(&j->sampler, &want);
+    return want;
+}
+
 // One sequence's rows and outputs go into the batch behind what is there.
 static void batch_add(struct engine *e, const struct sched_item *it, uint32_t *n_rows,
                       uint32_t *n_out)
@@ -122,9 +132,13 @@ static void batch_add(struct engine *e, const struct sched_item *it, uint32_t *n
         .attn = job_of(it->seq)->attn,
     };
     memcpy(&e->batch_token[row0], &q->token[pos0], it->n_rows * sizeof *q->token);
-    for (uint32_t i = 0; i < it->n_rows && it->n_out > 0; i++)
-        if (seq_is_output(q, pos0 + i))
-            e->batch_out[(*n_out)++] = row0 + i;
+    for (uint32_t i = 0; i < it->n_rows && it->n_out > 0; i++) {
+        if (!seq_is_output(q, pos0 + i))
+            continue;
+        if (e->batch.want)
+            e->batch_want[*n_out] = want_of(job_of(it->seq), pos0 + i);
+        e->batch_out[(*n_out)++] = row0 + i;
+    }
     *n_rows += it->n_rows;
 }
 
@@ -146,10 +160,21 @@ int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_
     e->batch.n_seqs = n_seqs;
     e->batch.n_out = n_out;
     e->batch.logits = NULL;
+    e->batch.top = NULL;
     int r = ops->submit(e->prog, &e->batch, err);
     if (r == 0)
         r = ops->wait(e->prog, STEP_TIMEOUT_NS, err);
     if (r < 0 && r != -ENOMEM)
+        mark_failed(e, err);
+    assert(r < 0 || n_out == 0 || e->batch.logits || (e->batch.want && e->batch.top));
+    return r;
+}
+
+int engine_read_logits(struct engine *e, uint32_t out, uint32_t first, uint32_t n, float *dst,
+                       struct err *err)
+{
+    int r = e->x->ops->logits_read(e->prog, out, first, n, dst, err);
+    if (r < 0)
         mark_failed(e, err);
     return r;
 }
@@ -165,6 +190,7 @@ static int run_planned(struct engine *e, const struct sched_step *t, struct err 
 {
     uint32_t n_rows = 0, n_out = 0;
     e->batch.n_seqs = 0;
+    e->batch.want = e->x->ops->logits_read ? e->batch_want : NULL;
     for (uint32_t i = 0; i < t->n_items; i++) {
         struct job *j = job_of(t->item[i].seq);
         if (!j->started_ns)
@@ -172,7 +198,9 @@ static int run_planned(struct engine *e, const struct sched_step *t, struct err 
         batch_add(e, &t->item[i], &n_rows, &n_out);
     }
     assert(n_rows == t->n_rows && n_out == t->n_out);
-    return engine_run_batch(e, n_rows, t->n_items, n_out, err);
+    int r = engine_run_batch(e, n_rows, t->n_items, n_out, err);
+    e->batch.want = NULL;               // whoever else runs a batch takes whole rows
+    return r;
 }
 
 static void take_outputs(struct engine *e, const struct sched_step *t)
@@ -183,9 +211,8 @@ static void take_outputs(struct engine *e, const struct sched_step *t)
         struct job *j = job_of(it->seq);
         j->usage.blocks_read += e->batch_seq[i].blocks_read;
         j->usage.blocks_held += e->batch_seq[i].blocks_held;
-        const float *logits = &e->batch.logits[(size_t)out0 * e->info.n_vocab];
         if (it->n_out > 0)
-            job_outputs(e, j, it, e->batch_seq[i].pos0, logits);
+            job_outputs(e, j, it, e->batch_seq[i].pos0, out0);
         out0 += it->n_out;
     }
 }
