@@ -196,6 +196,55 @@ TEST(space)
     vk_space_finish(&s);
 }
 
+// ---- memory types ------------------------------------------------------------------------------
+
+#define L VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT
+#define V (VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT)
+#define C VK_MEMORY_PROPERTY_HOST_CACHED_BIT
+#define ODD VK_MEMORY_PROPERTY_DEVICE_COHERENT_BIT_AMD
+
+struct board {                          // heaps in GiB; types as {flags, heap}
+    VkPhysicalDeviceMemoryProperties memory;
+    int want[VK_HOME_COUNT][VK_MEMORY_CHOICES];     // -1: none
+};
+
+static const struct board boards[] = {
+    // All of it mapped by the host (ReBAR).
+    { { 5, { { 0, 1 }, { L, 0 }, { V, 1 }, { V | C, 1 }, { L | V, 0 } }, 2, { { 140 }, { 94 } } },
+      { { 1, 1 }, { 4, 2 }, { 3, 2 } } },
+    // A window of a quarter GiB, and types with more than we know.
+    { { 7, { { L, 0 }, { V, 1 }, { L | V, 2 }, { V | C, 1 }, { L | ODD, 0 }, { L | V | ODD, 2 },
+             { V | C | ODD, 1 } }, 3, { { 16 << 2 }, { 32 << 2 }, { 1 } } },
+      { { 0, 0 }, { 2, 1 }, { 3, 1 } } },
+    // One memory for both.
+    { { 2, { { L | V, 0 }, { L | V | C, 0 } }, 1, { { 16 } } }, { { 0, 0 }, { 0, 0 }, { 1, 0 } } },
+    { { 1, { { L | V | C, 0 } }, 1, { { 16 } } }, { { 0, 0 }, { 0, 0 }, { 0, 0 } } },
+    // Nothing that the host could write in place.
+    { { 3, { { L, 0 }, { V, 1 }, { V | C, 1 } }, 2, { { 8 }, { 16 } } },
+      { { 0, 0 }, { -1, 1 }, { 2, 1 } } },
+};
+
+TEST(memory_types)
+{
+    for (size_t b = 0; b < ARRAY_LEN(boards); b++) {
+        struct vk_caps caps = { .memory = boards[b].memory };
+        for (uint32_t i = 0; i < caps.memory.memoryHeapCount; i++)
+            caps.memory.memoryHeaps[i].size <<= 30;
+        for (enum vk_home home = 0; home < VK_HOME_COUNT; home++)
+            for (uint32_t choice = 0; choice < VK_MEMORY_CHOICES; choice++) {
+                uint32_t type = 0;
+                bool found = vk_memory_type(&caps, home, choice, UINT32_MAX, &type);
+                REQUIRE_INT(found ? (int)type : -1, boards[b].want[home][choice]);
+                REQUIRE(!vk_memory_type(&caps, home, choice, 1u << 31, &type));
+            }
+    }
+}
+
+#undef L
+#undef V
+#undef C
+#undef ODD
+
 // ---- memory -----------------------------------------------------------------------------------
 
 static struct vk_mem get(enum vk_home home, size_t bytes)
@@ -270,6 +319,23 @@ TEST(memory_is_zeroed_again)
             REQUIRE(!m.buffer && !m.bytes);
         }
     vk_free(vk, NULL);
+}
+
+TEST(memory_dirty_is_not_filled)
+{
+    struct err err;
+    struct vk_mem m;
+    need_device();
+    uint32_t fills = vk->n_zeros;
+    REQUIRE_OK(vk_alloc_dirty(vk, VK_HOME_DEVICE, 1000, &m, &err), err);
+    REQUIRE(vk->n_zeros == fills && m.bytes == 1000);
+    struct vk_cmd *c = begin();
+    vk_fill(c, &m, 0, 1000, 3);
+    finish(c);
+    struct vk_mem seen = fetch(&m);
+    REQUIRE(is_all(&seen, 3));
+    vk_free(vk, &seen);
+    vk_free(vk, &m);
 }
 
 TEST(memory_pieces_share_a_slab_and_join)

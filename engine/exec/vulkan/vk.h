@@ -88,6 +88,10 @@ struct vk_mem {                         // zero-initialised: nothing
 // -ENOMEM says how much was asked for and what is left.
 #define VK_SLAB_BYTES ((size_t)1 << 30)
 int  vk_alloc(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *ret, struct err *err);
+// Not zeroed, for large memory that is written before it is read: a software device then takes no
+// pages for what is never used.
+int  vk_alloc_dirty(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *ret,
+                    struct err *err);
 // NULL or nothing is fine; *m becomes nothing. No command that is running or will run may use it.
 void vk_free(struct vk *vk, struct vk_mem *m);
 // What can still be had for a home, as far as the driver says (VK_EXT_memory_budget), else its
@@ -148,7 +152,8 @@ int  vk_cmd_end(struct vk_cmd *c, struct err *err);
 
 struct vk_groups { uint32_t x, y, z; };
 
-// `label` is static text, what the profile calls it.
+// `label` is static text, what the profile calls it. n: up to 65,535 in x, y and z is what every
+// device can; none at all records nothing.
 void vk_dispatch(struct vk_cmd *c, const struct vk_kernel *k, const char *label, const void *push,
                  size_t push_bytes, struct vk_groups n, const struct vk_use *uses, uint32_t n_uses);
 // The three group counts (uint32) lie at `at` bytes of `args` when it runs.

@@ -160,6 +160,12 @@ bool vk_idle(struct vk *vk);
 // Waits until it is; false: it is not.
 bool vk_drain(struct vk *vk, uint64_t timeout_ns);
 
+// vk_type.c: the memory type of a home, of those in `bits`. Choice 0 is the best, and where that is
+// full there may be another.
+#define VK_MEMORY_CHOICES 2
+bool vk_memory_type(const struct vk_caps *c, enum vk_home home, uint32_t choice, uint32_t bits,
+                    uint32_t *ret);
+
 // vk_mem.c
 void vk_mem_finish(struct vk *vk);
 // Fills of new device memory that have to run first. *ret: NULL if there are none. Once they are

@@ -15,50 +15,6 @@
 
 static const char *const home_name[VK_HOME_COUNT] = { "device", "upload", "host" };
 
-// ---- memory types -----------------------------------------------------------------------------
-
-struct wish { VkMemoryPropertyFlags must, not; bool prefer_host; };
-
-static uint64_t type_score(const struct vk_caps *c, uint32_t type, const struct wish *w)
-{
-    VkMemoryType t = c->memory.memoryTypes[type];
-    const VkMemoryPropertyFlags strange = ~(VkMemoryPropertyFlags)(
-        VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
-        VK_MEMORY_PROPERTY_HOST_COHERENT_BIT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT);
-    if ((t.propertyFlags & w->must) != w->must || t.propertyFlags & (w->not | strange))
-        return 0;
-    bool local = t.propertyFlags & VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT;
-    bool plain = !(t.propertyFlags & ~w->must);
-    uint64_t score = c->memory.memoryHeaps[t.heapIndex].size >> 12;
-    score = score * 2 + plain;
-    return w->prefer_host && !local ? score | UINT64_C(1) << 60 : score;
-}
-
-static bool find_type(const struct vk_caps *c, uint32_t bits, const struct wish *w, uint32_t *ret)
-{
-    uint64_t best = 0;
-    for (uint32_t i = 0; i < c->memory.memoryTypeCount; i++) {
-        uint64_t score = bits & 1u << i ? type_score(c, i, w) : 0;
-        if (score > best) {
-            best = score;
-            *ret = i;
-        }
-    }
-    return best > 0;
-}
-
-#define COHERENT (VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT | VK_MEMORY_PROPERTY_HOST_COHERENT_BIT)
-
-// Each home's memory, the best first.
-static const struct wish wishes[VK_HOME_COUNT][2] = {
-    [VK_HOME_DEVICE] = { { .must = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT } },
-    [VK_HOME_UPLOAD] = { { .must = COHERENT | VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT },
-                         { .must = COHERENT, .prefer_host = true } },
-    [VK_HOME_HOST]   = { { .must = COHERENT | VK_MEMORY_PROPERTY_HOST_CACHED_BIT,
-                           .prefer_host = true },
-                         { .must = COHERENT, .prefer_host = true } },
-};
-
 // ---- slabs ------------------------------------------------------------------------------------
 
 static void slab_destroy(struct vk *vk, struct vk_slab *s)
@@ -106,7 +62,7 @@ static VkResult allocate(struct vk *vk, struct vk_slab *s, uint32_t type, VkDevi
     return r;
 }
 
-static VkResult slab_fill(struct vk *vk, struct vk_slab *s, const struct wish *w)
+static VkResult slab_fill(struct vk *vk, struct vk_slab *s, uint32_t choice)
 {
     VkMemoryRequirements need;
     uint32_t type;
@@ -114,7 +70,7 @@ static VkResult slab_fill(struct vk *vk, struct vk_slab *s, const struct wish *w
     if (r)
         return r;
     vk->f.GetBufferMemoryRequirements(vk->device, s->buffer, &need);
-    if (!find_type(&vk->caps, need.memoryTypeBits, w, &type))
+    if (!vk_memory_type(&vk->caps, s->home, choice, need.memoryTypeBits, &type))
         return VK_ERROR_OUT_OF_DEVICE_MEMORY;
     r = allocate(vk, s, type, need.size);
     if (r)
@@ -130,7 +86,7 @@ static VkResult slab_fill(struct vk *vk, struct vk_slab *s, const struct wish *w
     return vk_space_init(&s->space, at, usable) ? VK_ERROR_OUT_OF_HOST_MEMORY : VK_SUCCESS;
 }
 
-static VkResult slab_create(struct vk *vk, enum vk_home home, size_t bytes, const struct wish *w,
+static VkResult slab_create(struct vk *vk, enum vk_home home, size_t bytes, uint32_t choice,
                             struct vk_slab **ret)
 {
     struct vk_slab *s = calloc(1, sizeof(*s));
@@ -138,7 +94,7 @@ static VkResult slab_create(struct vk *vk, enum vk_home home, size_t bytes, cons
         return VK_ERROR_OUT_OF_HOST_MEMORY;
     s->bytes = bytes;
     s->home = home;
-    VkResult r = slab_fill(vk, s, w);
+    VkResult r = slab_fill(vk, s, choice);
     if (r == VK_SUCCESS)
         *ret = s;
     else
@@ -181,9 +137,8 @@ static VkResult slab_add(struct vk *vk, enum vk_home home, size_t bytes, uint32_
     if (bytes <= VK_SLAB_BYTES / 2)
         most = CLAMP(largest_slab(vk, home) * 2, FIRST_SLAB_BYTES, VK_SLAB_BYTES);
     for (size_t n = MAX(most, least); !s; n = MAX(n / 2, least)) {
-        for (uint32_t i = 0; i < ARRAY_LEN(wishes[home]) && !s; i++)
-            if (wishes[home][i].must)
-                r = slab_create(vk, home, n, &wishes[home][i], &s);
+        for (uint32_t choice = 0; choice < VK_MEMORY_CHOICES && !s; choice++)
+            r = slab_create(vk, home, n, choice, &s);
         if (r == VK_ERROR_DEVICE_LOST || n == least)
             break;
     }
@@ -268,8 +223,8 @@ static size_t rounded(size_t bytes)
 uint64_t vk_left_bytes(struct vk *vk, enum vk_home home)
 {
     uint32_t type;
-    if (!find_type(&vk->caps, UINT32_MAX, &wishes[home][0], &type) &&
-        !find_type(&vk->caps, UINT32_MAX, &wishes[home][1], &type))
+    if (!vk_memory_type(&vk->caps, home, 0, UINT32_MAX, &type) &&
+        !vk_memory_type(&vk->caps, home, 1, UINT32_MAX, &type))
         return 0;
     uint32_t heap = vk->caps.memory.memoryTypes[type].heapIndex;
     uint64_t left = vk_heap_free(vk->instance, &vk->caps, heap);
@@ -320,9 +275,9 @@ static int take(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *r
     return 0;
 }
 
-int vk_alloc(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *ret, struct err *err)
+int vk_alloc_dirty(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *ret,
+                   struct err *err)
 {
-    struct vk_mem m;
     assert(bytes > 0);
     if (vk->lost)
         return vk_is_lost(err);
@@ -332,10 +287,18 @@ int vk_alloc(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *ret,
         return err_set(err, -ENOMEM, "%s: no %zu bytes in one piece, %" PRIu64 " at most",
                        vk->caps.info.name, bytes,
                        vk->caps.info.alloc_max_bytes - ALIGN_BYTES * 2);
-    int r = take(vk, home, rounded(bytes), &m, err);
+    int r = take(vk, home, rounded(bytes), ret, err);
+    if (r == 0)
+        ret->bytes = bytes;
+    return r;
+}
+
+int vk_alloc(struct vk *vk, enum vk_home home, size_t bytes, struct vk_mem *ret, struct err *err)
+{
+    struct vk_mem m;
+    int r = vk_alloc_dirty(vk, home, bytes, &m, err);
     if (r)
         return r;
-    m.bytes = bytes;
     if (m.map)
         memset(m.map, 0, rounded(bytes));
     else

@@ -1,0 +1,182 @@
+// OP_ATTN recorded: which kernels attention takes and what they are given.
+#include "engine/exec/vulkan/attn.h"
+#include <errno.h>
+#include <stdlib.h>
+#include "base/base.h"
+
+#define GATHER_QUADS_MAX 4              // heads in fours: room for their scores
+#define GATHER_QUERY_MAX 768            // and for their queries, in vec4s: 12 KiB
+#define MERGE_THREADS 128
+#define SCORE_THREADS 64
+#define CHOOSE_THREADS 256
+
+// How attn_gather spreads over invocations. A wide subgroup wants loads side by side and many in
+// flight; a narrow one is a processor's vector, which wants them one after the other.
+struct spread { uint32_t threads, lanes, at_once, v_batch; };
+static const struct spread wide = { 256, 4, 4, 8 }, narrow = { 64, 1, 1, 2 };
+
+// ---- life -------------------------------------------------------------------------------------
+
+static void choose_heads(struct vk_attn *a, uint32_t dim)
+{
+    uint32_t quads = attn_head_quads(a);
+    uint32_t most = CLAMP(GATHER_QUERY_MAX / dim, 1u, (uint32_t)GATHER_QUADS_MAX);
+    uint32_t parts = DIV_UP(quads, most);
+    a->heads = MIN(4 * DIV_UP(quads, parts), a->group);
+}
+
+static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
+{
+    uint32_t dim = g->cfg->head_dim;
+    const struct spread *s = vk_info(g->vk)->subgroup < 16 ? &narrow : &wide;
+    const uint32_t gather[] = {
+        s->threads, dim, a->group, a->heads, g->params.k_type, g->params.v_type, s->lanes,
+        s->at_once, s->v_batch,
+    };
+    const uint32_t merge[] = { MERGE_THREADS, dim };
+    const uint32_t score[] = { SCORE_THREADS, dim, a->group };
+    const uint32_t choose[] = { CHOOSE_THREADS, a->group };
+    int r = vk_kernel(g->vk, KERNEL_attn_gather, gather, ARRAY_LEN(gather), &a->gather, err);
+    if (r == 0)
+        r = vk_kernel(g->vk, KERNEL_attn_merge, merge, ARRAY_LEN(merge), &a->merge, err);
+    if (r == 0)
+        r = vk_kernel(g->vk, KERNEL_select_score, score, ARRAY_LEN(score), &a->score, err);
+    if (r == 0)
+        r = vk_kernel(g->vk, KERNEL_select_choose, choose, ARRAY_LEN(choose), &a->choose, err);
+    return r;
+}
+
+int vk_attn_init(struct vk_program *g, struct err *err)
+{
+    struct vk_attn *a = g->attn = calloc(1, sizeof(*a));
+    if (!a)
+        return err_set(err, -ENOMEM, "no memory for attention");
+    int r = vk_attn_classes_init(g, err);
+    if (r || a->n_classes == 0)
+        return r;
+    a->group = vk_group_heads(g);
+    a->splits_max = (uint32_t)MIN((size_t)ATTN_UNITS_MAX,
+                                  ATTN_PARTIAL_BYTES_MAX / attn_partial_bytes(g));
+    choose_heads(a, g->cfg->head_dim);
+    return make_kernels(g, a, err);
+}
+
+void vk_attn_finish(struct vk_program *g)
+{
+    struct vk_attn *a = g->attn;
+    if (!a)
+        return;
+    vk_attn_classes_finish(g);
+    struct vk_mem *mem[] = {
+        &a->select, &a->slice, &a->partial_ml, &a->partial_o, &a->scores, &a->list };
+    for (unsigned i = 0; i < ARRAY_LEN(mem); i++)
+        vk_free(g->vk, mem[i]);
+    free(a);
+    g->attn = NULL;
+}
+
+// ---- selection --------------------------------------------------------------------------------
+
+struct score_push {                     // select_score.comp
+    VkDeviceAddress q, digest, table, row, select, slice, score;
+    uint32_t q_stride, digest_stride, n_slice;
+    float    scale;
+};
+
+struct choose_push {                    // select_choose.comp
+    VkDeviceAddress select, slice, score, list;
+    uint32_t n_slice;
+};
+
+static void record_score(struct vk_program *g, struct vk_cmd *c, const struct op *op, uint32_t i)
+{
+    const struct vk_attn *a = g->attn;
+    const struct score_push push = {
+        .q = g->slot[op->src[0]].addr, .digest = g->kv.digest[op->layer].addr,
+        .table = g->step.table.addr, .row = g->step.row.addr, .select = a->select.addr,
+        .slice = a->slice.addr, .score = a->scores.addr, .q_stride = g->stride[op->src[0]],
+        .digest_stride = (uint32_t)(g->kv.layout.digest_head_bytes / 16), .n_slice = i,
+        .scale = op->attn.scale,
+    };
+    const struct vk_use uses[] = {
+        vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_writes(&a->scores) };
+    size_t at = i * sizeof(struct attn_slice) + offsetof(struct attn_slice, score);
+    vk_dispatch_indirect(c, a->score, "select_score", &push, sizeof(push), &a->slice, at, uses,
+                         ARRAY_LEN(uses));
+}
+
+static void record_choose(struct vk_program *g, struct vk_cmd *c, uint32_t i)
+{
+    const struct vk_attn *a = g->attn;
+    const struct choose_push push = {
+        .select = a->select.addr, .slice = a->slice.addr, .score = a->scores.addr,
+        .list = a->list.addr, .n_slice = i,
+    };
+    const struct vk_use uses[] = { vk_writes(&a->scores), vk_writes(&a->list) };
+    size_t at = i * sizeof(struct attn_slice) + offsetof(struct attn_slice, choose);
+    vk_dispatch_indirect(c, a->choose, "select_choose", &push, sizeof(push), &a->slice, at, uses,
+                         ARRAY_LEN(uses));
+}
+
+// ---- attention --------------------------------------------------------------------------------
+
+struct gather_push {                    // attn_gather.comp
+    VkDeviceAddress q, dst, page, table, row, attn_row, unit, list, partial_ml, partial_o;
+    uint32_t q_stride, dst_stride, n_heads;
+    float    scale, softcap;
+};
+
+struct merge_push {                     // attn_merge.comp
+    VkDeviceAddress dst, attn_row, head, partial_ml, partial_o;
+    uint32_t dst_stride;
+};
+
+static_assert(sizeof(struct gather_push) <= VK_PUSH_BYTES, "push constants");
+
+static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct op *op,
+                          const struct attn_class *class)
+{
+    const struct vk_attn *a = g->attn;
+    const struct gather_push push = {
+        .q = g->slot[op->src[0]].addr, .dst = g->slot[op->dst[0]].addr,
+        .page = vk_kv_pages(g, op->layer), .table = g->step.table.addr,
+        .row = g->step.row.addr, .attn_row = class->row.addr, .unit = class->unit.addr,
+        .list = a->list.addr, .partial_ml = a->partial_ml.addr, .partial_o = a->partial_o.addr,
+        .q_stride = g->stride[op->src[0]], .dst_stride = g->stride[op->dst[0]],
+        .n_heads = g->cfg->n_heads, .scale = op->attn.scale, .softcap = op->attn.softcap,
+    };
+    const struct vk_use uses[] = {
+        vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_reads(&a->list),
+        vk_writes(&a->partial_ml), vk_writes(&a->partial_o), vk_writes(&g->slot[op->dst[0]]),
+    };
+    vk_dispatch_indirect(c, a->gather, "attn_gather", &push, sizeof(push), &class->groups, 0, uses,
+                         ARRAY_LEN(uses));
+}
+
+static void record_merge(struct vk_program *g, struct vk_cmd *c, const struct op *op,
+                         const struct attn_class *class, uint32_t n_rows)
+{
+    const struct vk_attn *a = g->attn;
+    const struct merge_push push = {
+        .dst = g->slot[op->dst[0]].addr, .attn_row = class->row.addr, .head = g->step.head.addr,
+        .partial_ml = a->partial_ml.addr, .partial_o = a->partial_o.addr,
+        .dst_stride = g->stride[op->dst[0]],
+    };
+    const struct vk_use uses[] = {
+        vk_reads(&a->partial_ml), vk_reads(&a->partial_o), vk_writes(&g->slot[op->dst[0]]) };
+    const struct vk_groups n = { n_rows, g->cfg->n_heads, 1 };
+    vk_dispatch(c, a->merge, "attn_merge", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
+}
+
+void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s)
+{
+    const struct attn_class *class = &g->attn->class[o->attn_class];
+    for (uint32_t i = 0; class->window == 0 && i < s->attn_slices; i++) {
+        record_score(g, c, o->op, i);
+        record_choose(g, c, i);
+    }
+    record_gather(g, c, o->op, class);
+    if (!s->attn_whole)
+        record_merge(g, c, o->op, class, s->n_decode + s->n_prompt);
+}

@@ -1,0 +1,176 @@
+// The step's rows of K and V into their pages, and the digest of a block with its last row.
+//
+// One workgroup per row and KV head. Rows of the same block may be written at the same time by
+// other workgroups; so the digest takes the rows of this step from where they come from, rounded as
+// they are stored, and only earlier ones from the page. Its sums run in one order whatever wrote
+// the rows: eight runs of eight tokens, added up in order.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "step.glsl"
+#include "kv.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 64;
+layout(constant_id = 1) const uint HEAD_DIM = 128;
+layout(constant_id = 2) const uint K_TYPE = 1;
+layout(constant_id = 3) const uint V_TYPE = 1;
+
+layout(push_constant) uniform Push {
+    Floats4 k, v;           // (rows, stride)
+    Addresses page;         // (blocks) of this layer
+    Shorts digest;          // (blocks, heads, digest_stride) of this layer
+    Words table;
+    StepRows row;
+    StepHead head;
+    uint k_stride, v_stride;    // vec4s
+    uint digest_stride;
+};
+
+const uint RUNS = 8, RUN_TOKENS = BLOCK_TOKENS / RUNS;
+const uint QUADS = HEAD_DIM / 4;
+
+shared float partial[RUNS * HEAD_DIM];
+shared uint n_new;                      // rows of the block that this step brings before the last
+
+// ---- rows -------------------------------------------------------------------------------------
+
+// A group of q8_0 from float vec4s at `at`: its codes, four to a word; returns the bits of its
+// scale. A NaN lives on in the scale.
+uint quantize_group(Floats4 src, uint at, out uint codes[8])
+{
+    vec4 x[8];
+    uint bits = 0;                      // as integers, NaN is the largest of all
+    for (uint i = 0; i < 8; i++) {
+        x[i] = src.v[at + i];
+        uvec4 u = floatBitsToUint(x[i]) & 0x7fffffffu;
+        bits = max(max(bits, max(u.x, u.y)), max(u.z, u.w));
+    }
+    float largest = uintBitsToFloat(bits);
+    uint h = bits > 0x7f800000u ? 0x7e00u
+           : largest > 127.0 * 65504.0 ? LARGEST_HALF : half_bits(quotient(largest, 127.0));
+    float scale = half_value(h), inverse = scale > 0.0 ? quotient(1.0, scale) : 0.0;
+    for (uint i = 0; i < 8; i++) {
+        ivec4 q = ivec4(clamp(roundEven(x[i] * inverse), -127.0, 127.0)) & 0xff;
+        codes[i] = uint(q.x | q.y << 8 | q.z << 16 | q.w << 24);
+    }
+    return h;
+}
+
+void write_row(uint type, uint64_t slice, uint j, Floats4 src, uint at)
+{
+    if (type == KV_Q8_0) {
+        for (uint g = gl_LocalInvocationIndex; g < HEAD_DIM / KV_Q8_GROUP; g += THREADS) {
+            uint codes[8], to = (j * HEAD_DIM + g * KV_Q8_GROUP) / 4;
+            uint h = quantize_group(src, at + g * 8, codes);
+            for (uint i = 0; i < 8; i++)
+                Words(slice).v[to + i] = codes[i];
+            Shorts(slice + BLOCK_TOKENS * HEAD_DIM).v[(j * HEAD_DIM) / KV_Q8_GROUP + g] =
+                uint16_t(h);
+        }
+        return;
+    }
+    for (uint i = gl_LocalInvocationIndex; i < QUADS; i += THREADS) {
+        vec4 x = src.v[at + i];
+        if (type == KV_F32)
+            Floats4(slice).v[j * QUADS + i] = x;
+        else
+            Words2(slice).v[j * QUADS + i] = uvec2(half_bits(x.x) | half_bits(x.y) << 16,
+                                                   half_bits(x.z) | half_bits(x.w) << 16);
+    }
+}
+
+// ---- digests ----------------------------------------------------------------------------------
+
+// K rows [0, n_old) of the block lie in the page; row j of the others is row0 + j of the step.
+struct Block { uint64_t slice; uint n_old, row0, at; };
+
+// Four elements of row j as stored.
+vec4 stored_quad(Block b, uint j, uint quad)
+{
+    if (j < b.n_old) {
+        if (K_TYPE == KV_F32)
+            return Floats4(b.slice).v[j * QUADS + quad];
+        uvec2 w = Words2(b.slice).v[j * QUADS + quad];
+        return vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y));
+    }
+    vec4 x = k.v[(b.row0 + j) * k_stride + b.at + quad];
+    if (K_TYPE == KV_F16)
+        for (uint i = 0; i < 4; i++)
+            x[i] = half_value(half_bits(x[i]));
+    return x;
+}
+
+void sum_quad(Block b, uint run, uint quad)
+{
+    precise vec4 sum = vec4(0.0);
+    for (uint i = 0; i < RUN_TOKENS; i++)
+        sum += stored_quad(b, run * RUN_TOKENS + i, quad);
+    for (uint i = 0; i < 4; i++)
+        partial[run * HEAD_DIM + quad * 4 + i] = sum[i];
+}
+
+void sum_group(Block b, uint run, uint group)
+{
+    precise vec4 sum[8];
+    for (uint i = 0; i < 8; i++)
+        sum[i] = vec4(0.0);
+    for (uint t = 0; t < RUN_TOKENS; t++) {
+        uint j = run * RUN_TOKENS + t, codes[8];
+        float scale;
+        if (j < b.n_old) {
+            for (uint i = 0; i < 8; i++)
+                codes[i] = Words(b.slice).v[(j * HEAD_DIM + group * KV_Q8_GROUP) / 4 + i];
+            scale = q8_scale(b.slice, HEAD_DIM, j, group * KV_Q8_GROUP);
+        } else {
+            uint at = (b.row0 + j) * k_stride + b.at + group * 8;
+            scale = half_value(quantize_group(k, at, codes));
+        }
+        for (uint i = 0; i < 8; i++)
+            sum[i] += code_values(codes[i]) * scale;
+    }
+    for (uint i = 0; i < KV_Q8_GROUP; i++)
+        partial[run * HEAD_DIM + group * KV_Q8_GROUP + i] = sum[i / 4][i % 4];
+}
+
+void write_digest(Block b, uint to)
+{
+    const uint WIDTH = K_TYPE == KV_Q8_0 ? KV_Q8_GROUP : 4, COLUMNS = HEAD_DIM / WIDTH;
+    for (uint i = gl_LocalInvocationIndex; i < RUNS * COLUMNS; i += THREADS) {
+        if (K_TYPE == KV_Q8_0)
+            sum_group(b, i / COLUMNS, i % COLUMNS);
+        else
+            sum_quad(b, i / COLUMNS, i % COLUMNS);
+    }
+    barrier();
+    for (uint d = gl_LocalInvocationIndex; d < HEAD_DIM; d += THREADS) {
+        precise float sum = partial[d];
+        for (uint run = 1; run < RUNS; run++)
+            sum += partial[run * HEAD_DIM + d];
+        digest.v[to + d] = uint16_t(half_bits(sum / float(BLOCK_TOKENS)));
+    }
+}
+
+void main()
+{
+    uint r = gl_WorkGroupID.x, kv_head = gl_WorkGroupID.y, n_heads = gl_NumWorkGroups.y;
+    if (r >= head.n_rows)
+        return;
+    StepRow me = row.v[r];
+    uint block = table.v[me.table + me.pos / BLOCK_TOKENS], j = me.pos % BLOCK_TOKENS;
+    uint k_bytes = kv_slice_bytes(K_TYPE, HEAD_DIM), v_bytes = kv_slice_bytes(V_TYPE, HEAD_DIM);
+    uint64_t slice = page.v[block] + kv_head * (k_bytes + v_bytes);
+    write_row(K_TYPE, slice, j, k, r * k_stride + kv_head * QUADS);
+    write_row(V_TYPE, slice + k_bytes, j, v, r * v_stride + kv_head * QUADS);
+    if (j != BLOCK_TOKENS - 1)
+        return;
+    if (gl_LocalInvocationIndex == 0)
+        n_new = 0;
+    barrier();
+    for (uint i = 1 + gl_LocalInvocationIndex; i <= min(r, j); i += THREADS)
+        if (row.v[r - i].seq == me.seq)     // rows of a sequence are consecutive
+            atomicMax(n_new, i);
+    barrier();
+    write_digest(Block(slice, j - n_new, r - j, kv_head * QUADS),
+                 (block * n_heads + kv_head) * digest_stride);
+}
