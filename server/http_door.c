@@ -27,6 +27,10 @@
 #define ACCEPT_PAUSE_NS (100 * NS_PER_MS)
 #define SEND_BUFFER_BYTES (256 << 10)   // else the kernel keeps megabytes for each slow reader
 #define IDLE_LOOK_TICKS 10              // idle connections are looked at every so many ticks
+// A tick that comes so late says that the process stood still, stopped or with its machine. Its
+// clients get a moment to be served before anything is held against them.
+#define STANDSTILL_NS (1 * NS_PER_S)
+#define GRACE_NS (1 * NS_PER_S)
 
 // ---- the lists; http.lock is held ---------------------------------------------------------------
 
@@ -366,7 +370,9 @@ static void look_at_idle(struct http *h, struct conn *c, uint64_t now_ns, uint64
         atomic_store(&c->seen_bytes, bytes);
 }
 
-static void watch_call(struct http *h, struct conn *c, struct call_link *l, uint64_t now_ns)
+// may_cut: whether a stalled reader loses its stream.
+static void watch_call(struct http *h, struct conn *c, struct call_link *l, uint64_t now_ns,
+                       bool may_cut)
 {
     if (!atomic_load(&l->flowing))
         return;
@@ -374,7 +380,7 @@ static void watch_call(struct http *h, struct conn *c, struct call_link *l, uint
     bool parked = l->parked;
     uint64_t since = now_ns - MIN(now_ns, atomic_load(&l->progress_ns));
     pthread_mutex_unlock(&l->lock);
-    if (!parked && since > h->p.write_ns) {
+    if (!parked && since > h->p.write_ns && may_cut) {
         call_set_gone(l);               // takes nothing: a stalled reader
         shutdown(c->fd, SHUT_RDWR);
     } else if (parked && since > h->p.ping_ns) {
@@ -383,9 +389,8 @@ static void watch_call(struct http *h, struct conn *c, struct call_link *l, uint
     }
 }
 
-static void tick(struct http *h, uint64_t n_tick)
+static void tick(struct http *h, uint64_t n_tick, uint64_t now_ns, bool may_cut)
 {
-    uint64_t now_ns = clock_now_ns();
     struct conn *late[EVENTS_MAX];      // at the door: closed without the lock
     unsigned n_late = 0;
     pthread_mutex_lock(&h->lock);
@@ -394,8 +399,8 @@ static void tick(struct http *h, uint64_t n_tick)
         if (n_tick % IDLE_LOOK_TICKS == 0 && atomic_load(&c->phase) == CONN_IDLE)
             look_at_idle(h, c, now_ns, deadline);
         if (c->call)
-            watch_call(h, c, c->call, now_ns);
-        if (!deadline || now_ns < deadline)
+            watch_call(h, c, c->call, now_ns, may_cut);
+        if (!deadline || now_ns < deadline || !may_cut)
             continue;
         if (c->loop)
             shutdown(c->fd, SHUT_RDWR);
@@ -411,10 +416,12 @@ static void tick(struct http *h, uint64_t n_tick)
     }
 }
 
-// The client closed its side. What waits for the engine is given up.
+// The client closed its side. What waits for the engine is given up. Once: to shut a socket down is
+// an event of its own.
 static void on_hup(struct http *h, struct conn *c)
 {
-    atomic_store(&c->hup, true);
+    if (atomic_exchange(&c->hup, true))
+        return;
     pthread_mutex_lock(&h->lock);
     if (atomic_load(&c->phase) != CONN_DEAD && c->call) {
         call_set_gone(c->call);
@@ -456,13 +463,16 @@ static void *door_main(void *ctx)
 {
     struct http *h = ctx;
     struct epoll_event event[EVENTS_MAX];
-    uint64_t next_tick_ns = 0, n_tick = 0;
+    uint64_t next_tick_ns = clock_now_ns(), fair_from_ns = 0, n_tick = 0;
     while (!atomic_load(&h->stopping)) {
         int n = epoll_wait(h->epoll_fd, event, EVENTS_MAX, TICK_MS);
         for (int i = 0; i < n; i++)
             on_event(h, &event[i]);
-        if (clock_now_ns() >= next_tick_ns) {
-            tick(h, n_tick++);
+        uint64_t now_ns = clock_now_ns();
+        if (now_ns > next_tick_ns + STANDSTILL_NS)
+            fair_from_ns = now_ns + GRACE_NS;
+        if (now_ns >= next_tick_ns) {
+            tick(h, n_tick++, now_ns, now_ns >= fair_from_ns);
             next_tick_ns = clock_now_ns() + TICK_MS * NS_PER_MS;
         }
         free_dead(h);

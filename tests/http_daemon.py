@@ -176,6 +176,28 @@ def a_stopped_engine_feeds_no_watchdog():
 
 
 @case
+def a_standstill_cuts_no_stream():
+    body = {'prompt': 'Once upon a time', 'max_tokens': 1000, 'temperature': 0, 'ignore_eos': True}
+    got = []
+    with Daemon('--write-timeout-s', '1') as d:
+        def read():
+            got.append(len(d.events('/v1/completions', body)))
+        threads = [threading.Thread(target=read) for _ in range(24)]
+        for t in threads:
+            t.start()
+        while d.metric('generation_tokens_total') < 2000:
+            time.sleep(0.01)
+        for _ in range(4):
+            d.process.send_signal(signal.SIGSTOP)
+            time.sleep(1.2)             # longer than a reader may take nothing
+            d.process.send_signal(signal.SIGCONT)
+            time.sleep(0.02)
+        for t in threads:
+            t.join()
+    assert got == [1002] * len(threads), got    # tokens, the end, [DONE]
+
+
+@case
 def takes_sockets():
     api, admin = socket.create_server(('127.0.0.1', 0)), socket.create_server(('127.0.0.1', 0))
     ports = api.getsockname()[1], admin.getsockname()[1]
