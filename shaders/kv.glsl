@@ -3,7 +3,7 @@
 //   page  = KV head 0 (K slice, V slice) | KV head 1 | ...
 //   slice = 64 rows of HEAD_DIM elements; of q8_0 the codes of all rows, then their half scales
 //
-// A slice is read in 16-byte chunks: slices start at multiples of 64 bytes, rows at multiples of 16.
+// A slice is read in 16-byte chunks: it starts at a multiple of 64 bytes, rows at multiples of 16.
 #include "math.glsl"
 
 BUFFER(Shorts, uint16_t, 2);
