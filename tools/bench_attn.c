@@ -188,7 +188,10 @@ static void close_bench(struct bench *b)
 static double step_ns(struct bench *b, uint32_t pos0, uint32_t n_rows, struct attn_policy attn)
 {
     struct err err;
-    struct batch_seq seq = { b->table, ARRAY_LEN(b->table), 0, n_rows, pos0, attn, 0, 0 };
+    struct batch_seq seq = {
+        .block = b->table, .n_blocks = ARRAY_LEN(b->table), .n_rows = n_rows, .pos0 = pos0,
+        .decode = n_rows == 1, .attn = attn,
+    };
     struct batch batch = { .n_rows = n_rows, .n_seqs = 1, .seq = &seq };
     uint64_t begin = now_ns();
     if (b->x->ops->submit(b->g, &batch, &err) || b->x->ops->wait(b->g, UINT64_MAX, &err))
