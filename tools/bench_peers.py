@@ -6,13 +6,11 @@
 import argparse
 import datetime
 import json
-import os
-import re
 import subprocess
 import time
 from pathlib import Path
 
-from venvs import ROOT, model_file, python_of, release_build
+from venvs import ROOT, commit, machine, model_file, python_of, release_build
 
 MODELS = {'smollm2': 'SmolLM2-135M Q4_1', 'gemma3': 'Gemma 3 270M Q4_K_M',
           'qwen2.5-coder': 'Qwen2.5-Coder-0.5B'}
@@ -148,11 +146,6 @@ def table(found, shape):
                f'{bound} |')
 
 
-def machine():
-    cpu = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
-    return f'{cpu[1] if cpu else "unknown CPU"}, {os.cpu_count()} cores'
-
-
 PAGE = '''# Speed
 
 Made by `tools/bench_peers.py` on {date}, {machine}, commit {commit}. The peers are
@@ -178,14 +171,12 @@ def main():
     parser.add_argument('--out', type=Path, default=ROOT / 'docs' / 'benchmarks.md')
     args = parser.parse_args()
     python, godwit = python_of('peers'), release_build() / 'server' / 'godwit'
-    commit = subprocess.run(['git', '-C', ROOT, 'rev-parse', '--short', 'HEAD'], text=True,
-                            stdout=subprocess.PIPE, check=False).stdout.strip()
     tables = ''
     for name in args.models.split(','):
         model = model_file(name)
         found = measure(godwit, python, model, args.rounds)
         tables += f'## {MODELS[name]}\n\n' + '\n'.join(table(found, Shape(godwit, model))) + '\n\n'
-    args.out.write_text(PAGE.format(date=datetime.date.today(), machine=machine(), commit=commit,
+    args.out.write_text(PAGE.format(date=datetime.date.today(), machine=machine(), commit=commit(),
                                     rounds=args.rounds, tables=tables.rstrip('\n') + '\n'))
 
 

@@ -1,13 +1,15 @@
-# Virtual environments for scripts that compare godwit with something else. Each is made once, in
+# What the scripts that make pages of docs/ share: models, builds, what they ran on, and virtual
+# environments for what they compare godwit with. Each of those is made once, in
 # $XDG_CACHE_HOME/godwit/venvs; removing the folder makes it anew.
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Name -> (packages, environment of their build).
+# Name -> (packages, environment of their build, unless the caller's says otherwise).
 VENVS = {
     'peers': (['numpy', 'ik-llama-cpp-python==0.1.5', 'llama-cpp-python==0.3.36'],
               {'CMAKE_ARGS': '-DGGML_NATIVE=ON',
@@ -30,7 +32,7 @@ def python_of(name):
         print(f'making {folder}: {" ".join(packages)}', file=sys.stderr, flush=True)
         subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
         subprocess.run([python, '-m', 'pip', 'install', '-q', *packages], check=True,
-                       env={**os.environ, **env}, stdin=subprocess.DEVNULL)
+                       env={**env, **os.environ}, stdin=subprocess.DEVNULL)
         stamp.touch()
     return python
 
@@ -40,13 +42,23 @@ def model_file(name):
                           stdout=subprocess.PIPE).stdout.strip()
 
 
-def release_build():
-    """The folder of an up-to-date release build."""
+def release_build(target='server/godwit'):
+    """The folder of a release build in which `target` is up to date."""
     folder = ROOT / 'build'
     options = ['--buildtype=release', '-Db_ndebug=false']
     if (folder / 'build.ninja').exists():
         subprocess.run(['meson', 'configure', folder, *options], check=True)
     else:
         subprocess.run(['meson', 'setup', folder, ROOT, *options], check=True, stdout=sys.stderr)
-    subprocess.run(['ninja', '-C', folder, 'server/godwit'], check=True, stdout=sys.stderr)
+    subprocess.run(['ninja', '-C', folder, target], check=True, stdout=sys.stderr)
     return folder
+
+
+def machine():
+    cpu = re.search(r'model name\s*: (.*)', Path('/proc/cpuinfo').read_text())
+    return f'{cpu[1] if cpu else "unknown CPU"}, {os.cpu_count()} cores'
+
+
+def commit():
+    return subprocess.run(['git', '-C', ROOT, 'rev-parse', '--short', 'HEAD'], text=True,
+                          stdout=subprocess.PIPE, check=False).stdout.strip()
