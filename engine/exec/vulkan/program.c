@@ -50,8 +50,8 @@ static int init_slots(struct vk_program *g, struct err *err)
 static int load(struct vk_program *g, struct err *err)
 {
     static int (*const init[])(struct vk_program *g, struct err *err) = {
-        init_ops, init_slots, vk_step_init, vk_rows_init, vk_rope_init, vk_kv_init, vk_attn_init,
-        vk_weights_init, vk_matmul_init,
+        init_ops, init_slots, vk_step_init, vk_weights_init, vk_rows_init, vk_rope_init,
+        vk_matmul_init, vk_kv_init, vk_attn_init,
     };
     int r = 0;
     for (unsigned i = 0; r == 0 && i < ARRAY_LEN(init); i++)

@@ -1,8 +1,8 @@
 // Row-wise operations. Each row is a workgroup or a few: floats are read and written once, so the
 // floor is their bytes over the bandwidth, and for few rows the latency of a dispatch.
 #include <errno.h>
-#include "engine/exec/vulkan/vulkan.h"
 #include "base/base.h"
+#include "engine/exec/vulkan/weights.h"
 
 #define THREADS 128
 #define NORM_THREADS_MIN 64
@@ -31,6 +31,9 @@ static int make_kernel(struct vk_program *g, struct vk_op *o, struct err *err)
     const uint32_t norm[] = { norm_threads(op->norm.piece), norm_lanes(op->norm.piece) };
     const uint32_t glu[] = { THREADS, op->glu.act }, plain[] = { THREADS };
     switch (op->kind) {
+    case OP_EMBED:
+        return vk_kernel(g->vk, KERNEL_embed + vk_mat_quant(o->mat[0]), plain, ARRAY_LEN(plain),
+                         &o->kernel, err);
     case OP_NORM:
         return vk_kernel(g->vk, KERNEL_rows_norm, norm, ARRAY_LEN(norm), &o->kernel, err);
     case OP_GLU:
@@ -51,6 +54,31 @@ int vk_rows_init(struct vk_program *g, struct err *err)
 }
 
 // ---- recording --------------------------------------------------------------------------------
+
+struct embed_push {                     // embed.glsl
+    struct vk_part  w;
+    VkDeviceAddress dst, row, head;
+    uint32_t token0, n_tokens, dst_stride;      // vectors of four floats
+    float    scale;
+};
+
+static void record_embed(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                         const struct shape *s)
+{
+    const struct vk_mat *m = o->mat[0];
+    uint32_t dst = o->op->dst[0];
+    for (uint32_t p = 0; p < m->n_parts; p++) {
+        const struct embed_push push = {
+            .w = vk_mat_part(m, p), .dst = g->slot[dst].addr, .row = g->step.row.addr,
+            .head = g->step.head.addr, .token0 = p * m->part_rows,
+            .n_tokens = vk_mat_part_rows(m, p), .dst_stride = g->stride[dst] / 4,
+            .scale = o->op->embed.scale,
+        };
+        const struct vk_use uses[] = { vk_reads(&m->part[p]), vk_writes(&g->slot[dst]) };
+        const struct vk_groups n = { DIV_UP(m->n_in, THREADS * 8), vk_op_rows(o, s), 1 };
+        vk_dispatch(c, o->kernel, "embed", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
+    }
+}
 
 struct norm_push {                      // rows_norm.comp
     VkDeviceAddress src, dst, weight, head;
@@ -130,6 +158,7 @@ void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
                     const struct shape *s)
 {
     switch (o->op->kind) {
+    case OP_EMBED: record_embed(g, c, o, s); break;
     case OP_NORM: record_norm(g, c, o, s); break;
     case OP_GLU: record_glu(g, c, o, s); break;
     case OP_GATHER: record_gather(g, c, o, s); break;
