@@ -344,7 +344,7 @@ def parse_args():
     p.add_argument('build', type=Path)
     p.add_argument('--models', type=Path, default=Path('/dev/shm/godwit-models'))
     p.add_argument('--peers', dest='peers_dir', type=Path)
-    p.add_argument('--peer', type=lambda t: t.split(','), default=None,
+    p.add_argument('--peer', type=lambda t: [n for n in t.split(',') if n], default=None,
                    help='cuda,vulkan,cpu; with --peers the first two')
     p.add_argument('--peers-only', action='store_true')
     p.add_argument('--model', type=parse_model, action='append',
