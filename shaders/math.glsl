@@ -32,3 +32,19 @@ float exp_of(float x)
     y *= intBitsToFloat(int(n) + 127 << 23);
     return x < LEAST ? 0.0 : y;
 }
+
+// Near zero, where the formula cancels, Cephes' odd polynomial.
+float tanh_of(float x)
+{
+    precise float a = abs(x), z = x * x;
+    if (a >= 0.625) {
+        precise float far = 1.0 - quotient(2.0, exp_of(min(a + a, 80.0)) + 1.0);
+        return x < 0.0 ? -far : far;
+    }
+    precise float near = -5.70498872745e-3;
+    near = fma(near, z, 2.06390887954e-2);
+    near = fma(near, z, -5.37397155531e-2);
+    near = fma(near, z, 1.33314422036e-1);
+    near = fma(near, z, -3.33332819422e-1);
+    return fma(near * z, x, x);
+}

@@ -15,6 +15,7 @@
 //     quant_unpack(raw, group)            those as QuantGroup
 // All of it is exact: products of these scales have few bits, so only adding min rounds.
 #include "common.glsl"
+#extension GL_EXT_control_flow_attributes : require
 
 struct QuantPart {                      // rows of a matrix: struct vk_part of weights.h
     uint64_t addr;

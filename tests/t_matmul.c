@@ -8,33 +8,11 @@
 #include <unistd.h>
 #include "base/base.h"
 #include "engine/exec/cpu/matmul.h"
+#include "tests/blocks.h"
 
 TEST_MAIN
 
 static const char *const kernel_names[] = { "portable", "AVX2", "AVX-512 VNNI" };
-
-static uint64_t seed = 1;
-
-static uint32_t rnd(void)
-{
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (uint32_t)(seed >> 32);
-}
-
-// Roughly normal.
-static float rnd_float(void)
-{
-    float s = 0;
-    for (int i = 0; i < 4; i++)
-        s += (float)(rnd() & 0xffff) / 65536 - 0.5f;
-    return s * 1.7f;
-}
-
-static void put_f16(uint8_t *p, float x)
-{
-    uint16_t h = f32_to_f16(x);
-    memcpy(p, &h, sizeof(h));
-}
 
 // n bytes that end where an inaccessible page begins: the kernels are built without sanitizers.
 static void *guarded(size_t n)
@@ -50,36 +28,6 @@ static void guarded_free(void *p, size_t n)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), all = ALIGN_UP(n, page) + page;
     munmap((uint8_t *)p + n + page - all, all);
-}
-
-// Byte offsets of the f16 scales in a block, and their size; the rest may be any bits.
-struct scales { enum quant_id id; uint32_t n, at[2]; float d[2]; };
-static const struct scales scales[] = {
-    { QUANT_q4_0, 1, { 0 }, { 0.1f } },         { QUANT_q4_1, 2, { 0, 2 }, { 0.1f, -0.8f } },
-    { QUANT_q5_0, 1, { 0 }, { 0.1f } },         { QUANT_q5_1, 2, { 0, 2 }, { 0.1f, -1.5f } },
-    { QUANT_q8_0, 1, { 0 }, { 0.01f } },        { QUANT_q4_k, 2, { 0, 2 }, { 0.01f, 0.08f } },
-    { QUANT_q5_k, 2, { 0, 2 }, { 0.01f, 0.15f } },  { QUANT_q6_k, 1, { 208 }, { 0.001f } },
-};
-
-static void random_block(const struct quant *q, uint8_t *p)
-{
-    if (q == &quants[QUANT_f32]) {
-        float x = rnd_float();
-        memcpy(p, &x, sizeof(x));
-        return;
-    }
-    if (q == &quants[QUANT_f16] || q == &quants[QUANT_bf16]) {
-        float x = rnd_float();
-        put_f16(p, x);
-        if (q == &quants[QUANT_bf16])
-            memcpy(p, (uint8_t *)&x + 2, 2);
-        return;
-    }
-    for (uint32_t i = 0; i < q->block_bytes; i++)
-        p[i] = (uint8_t)rnd();
-    for (size_t i = 0; i < ARRAY_LEN(scales); i++)
-        for (uint32_t j = 0; q == &quants[scales[i].id] && j < scales[i].n; j++)
-            put_f16(p + scales[i].at[j], scales[i].d[j] * (0.5f + (float)(rnd() & 255) / 255));
 }
 
 // A random matrix, packed; everything freed by matrix_free.
@@ -106,8 +54,7 @@ static void matrix_make(struct matrix *a, const struct quant *q, uint32_t n_out,
     a->data = malloc(n_blocks * q->block_bytes);
     a->w = malloc(n * sizeof(float));
     REQUIRE(a->data && a->w);
-    for (size_t i = 0; i < n_blocks; i++)
-        random_block(q, a->data + i * q->block_bytes);
+    blocks_fill(q, a->data, n_blocks);
     q->decode(a->data, n, a->w);
     a->t = (struct tensor){ .name = "test", .quant = q, .dim = { n_in, n_out, 1, 1 }, .n_dims = 2,
                             .data = a->data, .bytes = n_blocks * q->block_bytes };
@@ -134,7 +81,7 @@ static float *random_rows(uint32_t n_rows, uint32_t n_in)
     float *x = malloc((size_t)n_rows * n_in * sizeof(float));
     REQUIRE(x);
     for (size_t i = 0; i < (size_t)n_rows * n_in; i++)
-        x[i] = rnd_float();
+        x[i] = blocks_float();
     return x;
 }
 
@@ -327,7 +274,7 @@ static void check_epilogue(const struct quant *q, bool exact)
     uint8_t *act = prepare(x, ROWS, n_in, a.m.exact);
     multiply(&a, act, ROWS, y);
     for (int i = 0; i < N_OUT; i++)
-        bias[i] = rnd_float();
+        bias[i] = blocks_float();
     for (int add = 0; add < 2; add++) {
         for (int i = 0; i < ROWS * STRIDE; i++)
             z[i] = (float)i;
@@ -357,7 +304,7 @@ TEST(activations)
     static const float special[] = { 0, 1e-38f, 1e-30f, INFINITY, NAN, -INFINITY, 3e38f, 0.5f };
     const char *best = cpu_kernels_name();
     for (int i = 0; i < N; i++)
-        x[i] = rnd_float() * (float)(i / 32 + 1);
+        x[i] = blocks_float() * (float)(i / 32 + 1);
     for (size_t i = 0; i < ARRAY_LEN(special); i++) {
         for (int k = 0; k < 32 && special[i] < 1e-20f; k++)
             x[i * 32 + k] = 0;

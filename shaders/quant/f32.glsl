@@ -11,6 +11,6 @@ void quant_eight(QuantPart w, uint row, uint chunk, out vec4 lo, out vec4 hi)
 void quant_pack(QuantPart w, uint row, uint group)
 {
     uint n = min(w.n_in - group * 32, 32u);
-    for (uint k = 0; k < n; k++)
-        Words(quant_plane(w, row, 0)).v[group * 32 + k] = raw_word(4 * k);
+    for (uint k = 0; k < (n + 7 & ~7u); k++)
+        Words(quant_plane(w, row, 0)).v[group * 32 + k] = k < n ? raw_word(4 * k) : 0;
 }

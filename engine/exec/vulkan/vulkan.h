@@ -111,6 +111,7 @@ struct vk_program {
     struct vk_mem  slot[SLOT_COUNT];    // (rows_max, stride) float32
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
     struct vk_mem  act;                 // prepared inputs of products (matmul.c)
+    struct vk_matvec *matvec;           // matmul.c: kernels, owned
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
     uint32_t       n_vocab;
     uint32_t       n_tokens;            // rows of the embedding; 0: the plan has none

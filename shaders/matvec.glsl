@@ -1,0 +1,203 @@
+// Products for few rows: dst = W x for up to ROWS rows of the batch, with the matrix read once.
+//
+// TEAM invocations work on OUTS outputs. Invocation l takes groups (of floats: chunks) l, l + TEAM,
+// ... in ascending order; the TEAM partial sums are then added as a tree, by halves. So an output's
+// bits depend on its row of the batch and on TEAM alone. Integer formats multiply bytes by bytes;
+// a group's sum is exact, whatever instruction makes it.
+#ifdef INT_DOT
+#extension GL_EXT_integer_dot_product : require
+#endif
+#include "math.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 64;
+layout(constant_id = 1) const uint TEAM = 32;       // a power of two
+layout(constant_id = 2) const uint OUTS = 2;
+layout(constant_id = 3) const uint ROWS = 1;
+layout(constant_id = 4) const bool FLOATS = false;  // inputs are the slot's, else act.glsl's
+layout(constant_id = 5) const float SOFTCAP = 0.0;  // 0: none
+
+#include "act.glsl"
+
+struct Target {                         // a matrix, or a part of one
+    uint64_t w;
+    Floats dst, bias;                   // of its first output; bias 0: none
+    uint n_out, dst_stride;
+};
+
+layout(push_constant) uniform Push {
+    Target target[3];                   // n_out 0: none
+    uint64_t src;                       // floats (rows, n_in rounded up to 32) or inputs of act.glsl
+    Words limit;                        // rows that there are
+    uint n_in, row_bytes;
+    float scale;
+    uint rows;                          // that src has; ADD: dst += instead of =
+};
+
+const uint ADD = 0x80000000u;
+const uint TEAMS = THREADS / TEAM, SUMS = OUTS * ROWS;
+
+shared float part[TEAMS * SUMS * (TEAM + 1)];       // one more: no two in the same bank
+
+// What this team works on: outputs from `out0` on, and rows of the batch from `row0` on.
+struct Work { uint target, out0, row0; };
+
+Work find_work()
+{
+    uint group = gl_WorkGroupID.x, t = 0;
+    for (; t < 2; t++) {
+        uint n = (target[t].n_out + TEAMS * OUTS - 1) / (TEAMS * OUTS);
+        if (group < n)
+            break;
+        group -= n;
+    }
+    return Work(t, (group * TEAMS + gl_LocalInvocationIndex / TEAM) * OUTS, gl_WorkGroupID.y * ROWS);
+}
+
+// Rows and outputs past the end are worked on as if they were the last one, and not written.
+uint input_row(Work k, uint c)
+{
+    return min(k.row0 + c, (rows & ~ADD) - 1);
+}
+
+uint matrix_row(Work k, uint o)
+{
+    return min(k.out0 + o, target[k.target].n_out - 1);
+}
+
+// ---- floats -----------------------------------------------------------------------------------
+
+float fma_four(vec4 w, vec4 x, float sum)
+{
+    return fma(w.w, x.w, fma(w.z, x.z, fma(w.y, x.y, fma(w.x, x.x, sum))));
+}
+
+void multiply_floats(Work k, inout float sum[SUMS])
+{
+    QuantPart w = QuantPart(target[k.target].w, row_bytes, n_in);
+    uint n_chunks = (n_in + 7) / 8, stride = (n_in + 31) / 32 * 8;
+    for (uint chunk = gl_LocalInvocationIndex % TEAM; chunk < n_chunks; chunk += TEAM) {
+        vec4 lo[OUTS], hi[OUTS];
+        [[unroll]] for (uint o = 0; o < OUTS; o++)
+            quant_eight(w, matrix_row(k, o), chunk, lo[o], hi[o]);
+        [[unroll]] for (uint c = 0; c < ROWS; c++) {
+            uint at = input_row(k, c) * stride + 2 * chunk;
+            vec4 x = Floats4(src).v[at], y = Floats4(src).v[at + 1];
+            [[unroll]] for (uint o = 0; o < OUTS; o++)
+                sum[c * OUTS + o] = fma_four(hi[o], y, fma_four(lo[o], x, sum[c * OUTS + o]));
+        }
+    }
+}
+
+// ---- integers ---------------------------------------------------------------------------------
+#ifdef QUANT_ZERO
+
+int dot_four(uint a, uint b)
+{
+#ifdef INT_DOT
+    return dotPacked4x8EXT(int(a), int(b));
+#else
+    ivec4 x = ivec4(a << 24, a << 16, a << 8, a) >> 24, y = ivec4(b << 24, b << 16, b << 8, b) >> 24;
+    return x.x * y.x + x.y * y.y + (x.z * y.z + x.w * y.w);
+#endif
+}
+
+int dot_half(uvec4 a, uvec4 b)
+{
+    return dot_four(a.x, b.x) + dot_four(a.y, b.y) + (dot_four(a.z, b.z) + dot_four(a.w, b.w));
+}
+
+struct ActGroup { uvec4 lo, hi; float scale; int sum_lo, sum_hi; };
+
+ActGroup load_act(uint row, uint group)
+{
+    uint64_t at = src + row * act_row_bytes(n_in);
+    uint n = n_in / 32;
+    uvec2 head = Words2(at + 32 * n).v[group];
+    return ActGroup(Words4(at).v[group], Words4(at).v[n + group], uintBitsToFloat(head.x),
+                    int(head.y << 16) >> 16, int(head.y) >> 16);
+}
+
+float add_group(QuantGroup q, ActGroup a, float sum)
+{
+#ifdef QUANT_SUB
+    int dot = q.sub.x * (dot_half(q.lo, a.lo) - QUANT_ZERO * a.sum_lo) +
+              q.sub.y * (dot_half(q.hi, a.hi) - QUANT_ZERO * a.sum_hi);
+#else
+    int dot = dot_half(q.lo, a.lo) + dot_half(q.hi, a.hi) - QUANT_ZERO * (a.sum_lo + a.sum_hi);
+#endif
+    precise float x = q.scale * float(dot);
+#ifdef QUANT_MIN
+    x = fma(q.min, float(a.sum_lo + a.sum_hi), x);
+#endif
+    return fma(a.scale, x, sum);
+}
+
+void multiply_ints(Work k, inout float sum[SUMS])
+{
+    QuantPart w = QuantPart(target[k.target].w, row_bytes, n_in);
+    uint n_groups = n_in / 32;
+    for (uint group = gl_LocalInvocationIndex % TEAM; group < n_groups; group += TEAM) {
+        QuantRaw raw[OUTS];
+        [[unroll]] for (uint o = 0; o < OUTS; o++)
+            raw[o] = quant_load(w, matrix_row(k, o), group);
+        QuantGroup q[OUTS];
+        [[unroll]] for (uint o = 0; o < OUTS; o++)
+            q[o] = quant_unpack(raw[o], group);
+        [[unroll]] for (uint c = 0; c < ROWS; c++) {
+            ActGroup a = load_act(input_row(k, c), group);
+            [[unroll]] for (uint o = 0; o < OUTS; o++)
+                sum[c * OUTS + o] = add_group(q[o], a, sum[c * OUTS + o]);
+        }
+    }
+}
+#endif
+
+// ---- results ----------------------------------------------------------------------------------
+
+float tree_sum(uint at)
+{
+    precise float v[TEAM];
+    [[unroll]] for (uint i = 0; i < TEAM; i++)
+        v[i] = part[at + i];
+    [[unroll]] for (uint n = TEAM / 2; n > 0; n /= 2)
+        [[unroll]] for (uint i = 0; i < n; i++)
+            v[i] += v[i + n];
+    return v[0];
+}
+
+void write_result(Work k, uint i, float v)
+{
+    uint o = k.out0 + i % OUTS, row = k.row0 + i / OUTS;
+    if (o >= target[k.target].n_out || row >= limit.v[0])
+        return;
+    Floats dst = target[k.target].dst, bias = target[k.target].bias;
+    uint at = row * target[k.target].dst_stride + o;
+    precise float y = v;
+    if (uint64_t(bias) != 0)
+        y += bias.v[o];
+    y = (rows & ADD) != 0 ? fma(y, scale, dst.v[at]) : y * scale;
+    dst.v[at] = SOFTCAP > 0.0 ? SOFTCAP * tanh_of(y / SOFTCAP) : y;
+}
+
+void main()
+{
+    Work k = find_work();
+    if (k.row0 > 0 && k.row0 >= limit.v[0])
+        return;
+    float sum[SUMS];
+    for (uint i = 0; i < SUMS; i++)
+        sum[i] = 0.0;
+#ifdef QUANT_ZERO
+    if (!FLOATS)
+        multiply_ints(k, sum);
+    else
+#endif
+        multiply_floats(k, sum);
+    uint lane = gl_LocalInvocationIndex % TEAM, mine = gl_LocalInvocationIndex / TEAM * SUMS;
+    for (uint i = 0; i < SUMS; i++)
+        part[(mine + i) * (TEAM + 1) + lane] = sum[i];
+    barrier();
+    for (uint i = lane; i < SUMS; i += TEAM)
+        write_result(k, i, tree_sum((mine + i) * (TEAM + 1)));
+}
