@@ -143,12 +143,13 @@ TEST(null_keeps_its_period)
 TEST(executors_by_name)
 {
     REQUIRE(executor_find("cpu") == &executor_cpu);
-    REQUIRE(executor_find("auto") == &executor_cpu);
+    REQUIRE(executor_find("auto") ==
+            (executor_vulkan_wanted() ? &executor_vulkan : &executor_cpu));
     REQUIRE(executor_find("null") == &executor_null);
     REQUIRE(executor_find("null:") == &executor_null);
     REQUIRE(executor_find("null:a:b") == &executor_null);
     REQUIRE(strcmp(executor_arg("null:a:b"), "a:b") == 0 && !executor_arg("null"));
     REQUIRE(!executor_find("") && !executor_find(":") && !executor_find("nul") &&
             !executor_find("nulls"));
-    REQUIRE(!executor_find("vulkan"));
+    REQUIRE(executor_find("vulkan:llvmpipe") == &executor_vulkan && !executor_find("auto:1"));
 }

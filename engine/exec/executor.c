@@ -10,8 +10,12 @@ static bool is_called(const char *device, const char *name)
 
 const struct executor_ops *executor_find(const char *device)
 {
-    if (is_called(device, "auto") || is_called(device, "cpu"))
+    if (strcmp(device, "auto") == 0)
+        return executor_vulkan_wanted() ? &executor_vulkan : &executor_cpu;
+    if (is_called(device, "cpu"))
         return &executor_cpu;
+    if (is_called(device, "vulkan"))
+        return &executor_vulkan;
     if (is_called(device, "null"))
         return &executor_null;
     return NULL;

@@ -149,8 +149,8 @@ extern const struct executor_ops executor_vulkan;
 // There is a real GPU that it can use: "auto" takes that.
 bool executor_vulkan_wanted(void);
 
-// By a device's name: "cpu", "null" or "auto", and behind a colon what open() gets as device_arg.
-// NULL: unknown.
+// By a device's name: "auto", or "cpu", "vulkan" or "null" and behind a colon what open() gets as
+// device_arg. NULL: unknown.
 const struct executor_ops *executor_find(const char *device);
 // What stands behind the colon, or NULL.
 const char *executor_arg(const char *device);
