@@ -21,7 +21,8 @@ struct engine;
 
 struct engine_params {
     const char *model_path;
-    const char *device;             // "auto", "cpu", "null"
+    const char *device;             // "auto", "cpu", "vulkan", "vulkan:NAME", "null"
+    const char *cache_dir;          // where compiled kernels are kept; NULL: nowhere
     uint32_t    threads;            // 0: all cores
     bool        exact;              // exactly dequantised weights, float32 activations and KV
     const char *kv_k, *kv_v;        // "f16", "q8_0" ("f32"); NULL: f16, or f32 when exact

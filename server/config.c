@@ -35,7 +35,7 @@ static const struct option options[] = {
       "where /health, /ready and /metrics answer, whatever the API does; 'off' for none" },
     { "api-key-file", "FILE", OPT_TEXT, AT(api_key_file), NULL, 0, 0,
       "keys that clients must send, one a line, each perhaps as NAME:KEY" },
-    { "device", "NAME", OPT_TEXT, AT(device), "auto", 0, 0, "auto, cpu or null" },
+    { "device", "NAME", OPT_TEXT, AT(device), "auto", 0, 0, "auto, cpu, vulkan, vulkan:NAME or null" },
     { "threads", "N", OPT_NUMBER, AT(threads), "0", 0, 1024, "compute threads; 0: all cores" },
     { "ctx", "TOKENS", OPT_NUMBER, AT(ctx_tokens), "0", 0, 1u << 24,
       "context of one sequence; 0: what the model was trained with" },
@@ -296,6 +296,7 @@ static int read_environment(struct config *c, struct err *err)
 {
     uint64_t pid, n;
     c->notify_socket = getenv("NOTIFY_SOCKET");
+    c->cache_dir = getenv("CACHE_DIRECTORY");
     c->journal = getenv("JOURNAL_STREAM") != NULL;
     if (env_number("LISTEN_PID", &pid) && pid == (uint64_t)getpid() && env_number("LISTEN_FDS",
                                                                                   &n)) {

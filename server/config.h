@@ -30,6 +30,7 @@ struct config {
 
     // From the environment that systemd makes.
     const char *notify_socket;          // NULL: none
+    const char *cache_dir;              // NULL: none
     uint32_t    listen_fds;             // sockets passed, from descriptor 3 on
     const char *listen_fd_names;        // separated by ':', or NULL
     uint64_t    watchdog_us;            // 0: none

@@ -115,7 +115,8 @@ int models_open(struct models *m, const struct config *c,
                 struct err *err)
 {
     struct engine_params p = {
-        .device = c->device, .threads = (uint32_t)c->threads, .exact = c->exact,
+        .device = c->device, .cache_dir = c->cache_dir, .threads = (uint32_t)c->threads,
+        .exact = c->exact,
         .ctx_tokens = (uint32_t)c->ctx_tokens, .kv_memory_bytes = c->kv_memory_bytes,
         .seqs_max = (uint32_t)c->seqs_max, .queue_max = (uint32_t)c->queue_max,
         .max_step_ms = (uint32_t)c->max_step_ms, .prefix_cache = c->no_prefix_cache,

@@ -25,6 +25,7 @@ struct executor_params {
     uint32_t threads;                   // 0: one per core that this process may use
     bool     exact;                     // exactly dequantised weights, float32 activations
     const char *device_arg;             // what stands behind the device's name; NULL: nothing
+    const char *cache_dir;              // where compiled kernels are kept; NULL: nowhere
 };
 
 struct load_params {

@@ -115,6 +115,7 @@ static int open_executor(struct engine *e, const struct engine_params *p, struct
         return err_set(err, -EINVAL, "no device is called \"%s\"", name);
     struct executor_params xp = {
         .threads = p->threads, .exact = p->exact, .device_arg = executor_arg(name),
+        .cache_dir = p->cache_dir,
     };
     int r = ops->open(&e->x, &xp, err);
     if (r < 0)

@@ -52,7 +52,7 @@ static const struct option options[] = {
     {"json", NULL, 0, OPT_FLAG, AT(json), EVERY, 0, 0, "for machines: one line of JSON"},
     {"ctx", "TOKENS", 0, OPT_NUMBER, AT(ctx_tokens), ALL, 0, CTX_MAX,
      "context; 0: what the model was trained with (perplexity: 512)"},
-    {"device", "NAME", 0, OPT_TEXT, AT(device), ALL, 0, 0, "auto, cpu or null"},
+    {"device", "NAME", 0, OPT_TEXT, AT(device), ALL, 0, 0, "auto, cpu, vulkan, vulkan:NAME or null"},
     {"threads", "N", 0, OPT_NUMBER, AT(threads), ALL, 0, 1024, "compute threads; 0: all cores"},
     {"kv", "TYPE", 0, OPT_TEXT, AT(kv), ALL, 0, 0, "f16 or q8_0; K and V apart as K,V"},
     {"exact", NULL, 0, OPT_FLAG, AT(exact), ALL, 0, 0,

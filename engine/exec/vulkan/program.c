@@ -56,6 +56,8 @@ static int load(struct vk_program *g, struct err *err)
     int r = 0;
     for (unsigned i = 0; r == 0 && i < ARRAY_LEN(init); i++)
         r = init[i](g, err);
+    if (r == 0 && g->x->cache)
+        vk_cache_save(g->vk, g->x->cache, NULL);
     return r;
 }
 

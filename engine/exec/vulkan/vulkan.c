@@ -22,6 +22,17 @@ bool executor_vulkan_wanted(void)
     return wanted;
 }
 
+// Compiled kernels of runs before. They only save time: what goes wrong with them is no error.
+static void open_cache(struct vulkan_executor *x, const char *dir)
+{
+    char name[256];
+    vk_cache_name(x->vk, name, sizeof(name));
+    if (asprintf(&x->cache, "%s/%s", dir, name) < 0)
+        x->cache = NULL;
+    if (x->cache)
+        vk_cache_load(x->vk, x->cache, NULL);
+}
+
 static int vulkan_open(struct executor **ret, const struct executor_params *p, struct err *err)
 {
     struct vulkan_executor *x = calloc(1, sizeof(*x));
@@ -34,6 +45,8 @@ static int vulkan_open(struct executor **ret, const struct executor_params *p, s
         free(x);
         return r;
     }
+    if (p->cache_dir)
+        open_cache(x, p->cache_dir);
     *ret = &x->x;
     return 0;
 }
@@ -44,6 +57,7 @@ static void vulkan_close(struct executor *x)
         return;
     struct vulkan_executor *v = container_of(x, struct vulkan_executor, x);
     vk_close(v->vk);
+    free(v->cache);
     free(v);
 }
 

@@ -19,6 +19,7 @@ struct vulkan_executor {
     struct executor x;
     struct vk      *vk;
     bool            exact;
+    char           *cache;              // path of the file of compiled kernels, owned; NULL: none
 };
 
 // ---- weights (weights.c) ----------------------------------------------------------------------
