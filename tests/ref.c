@@ -357,6 +357,7 @@ void ref_run(struct ref *r)
         case OP_GLU: run_glu(r, op); break;
         case OP_GATHER: run_gather(r, op); n = r->n_out; break;
         case OP_LOGITS: run_logits(r, op); break;
+        case OP_QKV_STORE:              // the oracle runs plans as they were built
         case OP_KIND_COUNT: break;
         }
     }

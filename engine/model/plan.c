@@ -192,7 +192,7 @@ const char *op_name(enum op_kind kind)
     static const char *const names[OP_KIND_COUNT] = {
         [OP_EMBED] = "embed", [OP_NORM] = "norm", [OP_MATMUL] = "matmul", [OP_ROPE] = "rope",
         [OP_KV_WRITE] = "kv_write", [OP_ATTN] = "attn", [OP_GLU] = "glu", [OP_GATHER] = "gather",
-        [OP_LOGITS] = "logits",
+        [OP_LOGITS] = "logits", [OP_QKV_STORE] = "qkv",
     };
     return kind < OP_KIND_COUNT ? names[kind] : "?";
 }
@@ -207,17 +207,59 @@ const char *slot_name(enum slot slot)
     return slot < SLOT_COUNT ? names[slot] : "?";
 }
 
+static const char *act_name(enum act_kind act)
+{
+    return act == ACT_SILU ? "silu" : "gelu";
+}
+
+// "rms(x) * weight", as far as it is normed.
+static void print_normed(enum slot slot, const struct op_norm *n, struct str *out)
+{
+    if (n->w)
+        str_printf(out, "rms(%s) * %s, eps %g", slot_name(slot), n->w->name, (double)n->eps);
+    else
+        str_puts(out, slot_name(slot));
+}
+
+static void print_product(const struct op *op, unsigned i, struct str *out)
+{
+    const struct tensor *t = op->w[i];
+    bool up = i == 1 && op->flags & OP_GLU_OUT;
+    if (i > 0)
+        str_putc(out, ',');
+    if (op->kind == OP_LOGITS)
+        str_puts(out, " =");
+    else if (!up)
+        str_printf(out, " %s %s=", slot_name(op->dst[i]), op->flags & OP_ADD ? "+" : "");
+    if (op->flags & OP_GLU_OUT)
+        str_printf(out, " %s", up ? "up" : act_name(op->matmul.act));
+    str_printf(out, " %s %s (%llu, %llu)%s", t->name, t->quant->name,
+               (unsigned long long)t->dim[1], (unsigned long long)t->dim[0],
+               op->bias[i] ? " + bias" : "");
+}
+
 static void print_matrices(const struct op *op, struct str *out)
 {
-    for (unsigned i = 0; i < op->n_w; i++) {
-        const struct tensor *t = op->w[i];
-        str_printf(out, "%s %s%s= %s %s (%llu, %llu)%s", i ? "," : "",
-                   op->kind == OP_LOGITS ? "" : slot_name(op->dst[i]),
-                   op->flags & OP_ADD ? " +" : op->kind == OP_LOGITS ? "" : " ", t->name,
-                   t->quant->name, (unsigned long long)t->dim[1], (unsigned long long)t->dim[0],
-                   op->bias[i] ? " + bias" : "");
+    if (op->added.w) {
+        str_printf(out, " %s += ", slot_name(op->src[0]));
+        print_normed(op->added.slot, &op->added, out);
+        str_putc(out, ';');
     }
-    str_printf(out, " * %s", slot_name(op->src[0]));
+    for (unsigned i = 0; i < op->n_w; i++)
+        print_product(op, i, out);
+    str_puts(out, " * ");
+    print_normed(op->src[0], &op->normed, out);
+}
+
+static void print_qkv(const struct op *op, struct str *out)
+{
+    const struct op_norm q = { .w = op->w[0], .eps = op->rope.eps };
+    const struct op_norm k = { .w = op->w[1], .eps = op->rope.eps };
+    str_printf(out, " %s = rope(", slot_name(op->dst[0]));
+    print_normed(op->dst[0], &q, out);
+    str_puts(out, "); kv_write rope(");
+    print_normed(op->src[0], &k, out);
+    str_printf(out, "), %s%s", slot_name(op->src[1]), op->rope.local ? ", local" : "");
 }
 
 static void print_operands(const struct op *op, struct str *out)
@@ -253,13 +295,15 @@ static void print_operands(const struct op *op, struct str *out)
         break;
     case OP_GLU:
         str_printf(out, " %s = %s(%s) * %s", slot_name(op->dst[0]),
-                   op->glu.act == ACT_SILU ? "silu" : "gelu", slot_name(op->src[0]),
-                   slot_name(op->src[1]));
+                   act_name(op->glu.act), slot_name(op->src[0]), slot_name(op->src[1]));
         break;
     case OP_GATHER:
         for (unsigned i = 0; i < op->n_w; i++)
             str_printf(out, "%s %s = output rows of %s", i ? "," : "", slot_name(op->dst[i]),
                        slot_name(op->src[i]));
+        break;
+    case OP_QKV_STORE:
+        print_qkv(op, out);
         break;
     case OP_KIND_COUNT:
         break;

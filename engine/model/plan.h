@@ -2,7 +2,7 @@
 //
 // The same list runs one decode row or thousands of prefill rows. It is built once from model_cfg
 // and says nothing about a device. An executor may merge neighbouring operations, but only through
-// a rewrite of the plan (plan_print shows it).
+// a rewrite of the plan (plan_fuse.h; plan_print shows it).
 // Slots hold float32 (rows, slot_width). Weight matrices are (n_out, n_in), n_in contiguous.
 #pragma once
 #include <stdbool.h>
@@ -22,11 +22,16 @@ enum op_kind {
     OP_GATHER,      // dst[i] = the batch's output rows of src[i], i < n_w; later operations run on
                     // those only
     OP_LOGITS,      // logits = softcap(scale * w[0] * src); the step's result
+    // Of plan_fuse only:
+    OP_QKV_STORE,   // dst[0] (q heads) rotated in place; src[0] (k), rotated, and src[1] (v) into
+                    // the blocks as KV_WRITE does; before that w[0], w[1], unless NULL, norm each
+                    // head of q and k. Slot src[0] stays as it was
     OP_KIND_COUNT
 };
 
 enum op_flags {
     OP_ADD = 1,     // NORM, MATMUL: dst += result * scale instead of dst = result
+    OP_GLU_OUT = 2, // MATMUL of two, from plan_fuse: dst[0] = act(first result) * second
 };
 
 enum slot {         // activation slots, by role
@@ -44,6 +49,12 @@ enum slot {         // activation slots, by role
 
 #define OP_W_MAX 3
 
+struct op_norm {                                // RMSNorm of whole rows inside another operation
+    const struct tensor *w;                     // borrowed; NULL: none
+    float   eps, scale;
+    uint8_t slot;
+};
+
 struct op {
     enum op_kind kind;
     uint32_t     flags;                         // enum op_flags
@@ -52,11 +63,15 @@ struct op {
     uint8_t      dst[OP_W_MAX], src[2];         // enum slot
     const struct tensor *w[OP_W_MAX];           // borrowed
     const struct tensor *bias[OP_W_MAX];        // borrowed or NULL
+    // MATMUL and LOGITS from plan_fuse, in this order: src[0] += scale * RMSNorm(slot), which stays;
+    // and what is multiplied is RMSNorm(src[0]) * scale, which may be kept in its slot.
+    struct op_norm added, normed;
     union {
         struct { float scale; } embed;
         struct { float eps, scale; uint32_t piece; } norm;  // piece: width of one normed vector
-        struct { float scale; } matmul;                     // with OP_ADD
-        struct { bool local; } rope;                        // cfg->rope_local instead of cfg->rope
+        struct { float scale; enum act_kind act; } matmul;  // with OP_ADD; with OP_GLU_OUT
+        struct { bool local; float eps; } rope;             // cfg->rope_local instead of cfg->rope;
+                                                            // eps of QKV_STORE's norms
         struct { float scale, softcap; uint32_t window; } attn; // window 0: the whole sequence
         struct { enum act_kind act; } glu;
         struct { float scale, softcap; } logits;            // scale 1, softcap 0: none

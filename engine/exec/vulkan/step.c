@@ -185,6 +185,7 @@ static void record_op(struct vk_program *g, struct vk_cmd *c, const struct vk_op
     case OP_LOGITS: vk_matmul_record(g, c, o, s); break;
     case OP_KV_WRITE: vk_kv_record(g, c, o, s); break;
     case OP_ATTN: vk_attn_record(g, c, o, s); break;
+    case OP_QKV_STORE:                  // not rewritten yet
     case OP_KIND_COUNT: assert(!"an operation");
     }
 }
