@@ -29,6 +29,8 @@ struct rig {
 };
 
 static struct vk *vk;
+static bool matrices;                   // products on matrix units
+static bool generated;                  // rows are those of generated tokens
 static enum slot result[] = { SLOT_Q, SLOT_K, SLOT_V };
 
 static void close_device(void)
@@ -109,22 +111,32 @@ static void rig_program(struct rig *r)
     g->n_vocab = r->op.kind == OP_LOGITS ? (uint32_t)r->tensor[0].dim[1] : 0;
 }
 
+// Which kernels the device would get, had it no matrices.
+static struct vk_matmul_choice usual_choice(void)
+{
+    need_device();
+    return (struct vk_matmul_choice){
+        .int_dot = vk_kernel_runs(vk, KERNEL_matvec_dot + QUANT_q4_0),
+        .wide = vk_info(vk)->subgroup > 8,
+    };
+}
+
 static void rig_take(struct rig *r, size_t part_bytes, size_t slot_bytes,
-                     const struct vk_matmul_choice *choice)
+                     struct vk_matmul_choice choice)
 {
     struct err err;
     rig_program(r);
     rig_memory(r);
     REQUIRE_OK(vk_weights_take(&r->g, part_bytes, slot_bytes, &err), err);
-    if (choice)
-        REQUIRE_OK(vk_matmul_take(&r->g, choice, &err), err);
-    else
+    if (matrices)
         REQUIRE_OK(vk_matmul_init(&r->g, &err), err);
+    else
+        REQUIRE_OK(vk_matmul_take(&r->g, &choice, &err), err);
 }
 
 static void rig_open(struct rig *r)
 {
-    rig_take(r, PART_BYTES, SLOT_BYTES, NULL);
+    rig_take(r, PART_BYTES, SLOT_BYTES, usual_choice());
 }
 
 static void rig_close(struct rig *r)
@@ -161,9 +173,12 @@ static void run(struct rig *r, const float *x, uint32_t n_rows, uint32_t n_shape
 {
     struct err err;
     bool logits = r->op.kind == OP_LOGITS;
-    struct shape shape = { .n_prompt = logits ? 0 : n_shape, .n_out = logits ? n_shape : 0 };
-    *(struct step_head *)r->g.step.head.map =
-        (struct step_head){ .n_rows = logits ? 1 : n_rows, .n_out = logits ? n_rows : 0 };
+    struct shape shape = { .n_out = logits ? n_shape : 0 };
+    *(generated ? &shape.n_decode : &shape.n_prompt) = logits ? 0 : n_shape;
+    *(struct step_head *)r->g.step.head.map = (struct step_head){
+        .n_rows = logits ? 1 : n_rows, .n_decode = generated ? n_rows : 0,
+        .n_out = logits ? n_rows : 0,
+    };
     put_rows(r, SLOT_H, x, n_rows);
     vk_cmd_begin(r->cmd);
     vk_matmul_record(&r->g, r->cmd, &r->vk_op, &shape);
@@ -201,18 +216,6 @@ static float *decoded(const struct tensor *t)
 static uint32_t inputs(const struct quant *q, uint32_t n)
 {
     return q->block_elems == 1 ? n + 5 : ALIGN_UP(n, q->block_elems);
-}
-
-static bool has_dot(void)
-{
-    need_device();
-    return vk_kernel_runs(vk, KERNEL_matvec_dot + QUANT_q4_0);
-}
-
-static bool vk_is_wide(void)
-{
-    need_device();
-    return vk_info(vk)->subgroup > 8;
 }
 
 // ---- weights ----------------------------------------------------------------------------------
@@ -259,7 +262,7 @@ TEST(parts)
         uint32_t n_in = inputs(&quants[q], 64), n_out = 500;
         rig_init(&r, n_in, true);
         rig_mat(&r, &quants[q], n_out, true);
-        rig_take(&r, 5000, 1000, NULL);
+        rig_take(&r, 5000, 1000, usual_choice());
         REQUIRE(r.g.mat[0].n_parts > 3);
         float *w = decoded(&r.tensor[0]), *x = calloc(n_in, sizeof(float));
         const float *bias = r.bias[0].data;
@@ -398,6 +401,10 @@ static void check_product(const struct quant *q, unsigned i, bool exact)
     float *w = decoded(&r.tensor[0]), *x = random_rows(n_rows, n_in);
     run(&r, x, n_rows, n_rows);
     double e = nmse(&r, w, x, n_rows), bound = floats ? 1e-12 : 3e-4;
+    if (matrices && !exact) {           // operands are halves
+        bound = 1e-6;
+        floats = true;
+    }
     if (!(e < bound))
         TEST_FAIL("%s %u x %u, %u rows: NMSE %g", q->name, shapes[i].n_out, n_in, n_rows, e);
     if (!floats) {
@@ -427,6 +434,34 @@ TEST(product_exact)
             check_product(&quants[q], i, true);
 }
 
+static void need_matrices(void)
+{
+    need_device();
+    if (!vk_kernel_runs(vk, KERNEL_matmul))
+        SKIP("a device or a build without cooperative matrices");
+    matrices = true;
+}
+
+static void check_matrix_products(void)
+{
+    need_matrices();
+    for (unsigned q = 0; q < QUANT_COUNT; q++)
+        for (unsigned i = 0; i < ARRAY_LEN(shapes); i++)
+            check_product(&quants[q], i, false);
+}
+
+TEST(matrix_product_of_prompts)
+{
+    generated = false;
+    check_matrix_products();
+}
+
+TEST(matrix_product_of_generated)
+{
+    generated = true;
+    check_matrix_products();
+}
+
 // Bits of results for `n` rows from row `first` of x, in a shape for n_shape rows, against those of
 // all rows at once.
 static void require_rows(struct rig *r, const float *x, const float *all, uint32_t first,
@@ -449,9 +484,9 @@ static void check_bits(const struct quant *q, bool exact, bool wide)
     rig_init(&r, n_in, exact);
     rig_mat(&r, q, N_OUT, false);
     float *x = random_rows(ROWS, n_in);
-    for (int int_dot = 0; int_dot <= has_dot(); int_dot++) {
+    for (int int_dot = 0; int_dot <= usual_choice().int_dot; int_dot++) {
         const struct vk_matmul_choice choice = { .int_dot = int_dot, .wide = wide };
-        rig_take(&r, PART_BYTES, SLOT_BYTES, &choice);
+        rig_take(&r, PART_BYTES, SLOT_BYTES, choice);
         run(&r, x, ROWS, ROWS);
         for (uint32_t i = 0; i < ROWS; i++) {
             if (int_dot && memcmp(all + i * N_OUT, at(&r, 0, i, 0), N_OUT * sizeof(float)) != 0)
@@ -468,10 +503,30 @@ static void check_bits(const struct quant *q, bool exact, bool wide)
 
 TEST(same_bits)
 {
-    bool wide = vk_is_wide();
+    bool wide = usual_choice().wide;
     for (unsigned q = 0; q < QUANT_COUNT; q++)
         check_bits(&quants[q], false, wide);
     check_bits(&quants[QUANT_q4_k], true, wide);
+}
+
+static void check_matrix_bits(void)
+{
+    need_matrices();
+    check_bits(&quants[QUANT_q4_k], false, true);
+    check_bits(&quants[QUANT_q8_0], false, true);
+    check_bits(&quants[QUANT_f16], false, true);
+}
+
+TEST(same_bits_of_prompts_on_matrices)
+{
+    generated = false;
+    check_matrix_bits();
+}
+
+TEST(same_bits_of_generated_on_matrices)
+{
+    generated = true;
+    check_matrix_bits();
 }
 
 // On a device with small subgroups too.

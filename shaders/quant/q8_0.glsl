@@ -1,6 +1,7 @@
 // q8_0: elements 0..15 of all groups | elements 16..31 of all groups | scales (halves).
 #include "quant.glsl"
 #define QUANT_ZERO 0
+#define QUANT_SIGNED
 
 struct QuantRaw { uvec4 lo, hi; float scale; };
 

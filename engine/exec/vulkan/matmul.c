@@ -32,7 +32,7 @@ struct vk_matvec {
     const struct vk_kernel *act;
     const struct vk_kernel *kernel[QUANT_COUNT][VARIANTS_MAX];
     const struct vk_kernel *logits[VARIANTS_MAX];   // with the soft cap
-    const struct team *team;
+    struct team team;
     bool int_dot;
 };
 
@@ -80,9 +80,9 @@ static int make_variants(struct vk_program *g, enum quant_id q, float softcap,
     bool floats = takes_floats(g, q);
     enum kernel_id id = (mv->int_dot && !floats ? KERNEL_matvec_dot : KERNEL_matvec) + q;
     int r = 0;
-    for (unsigned i = 0; r == 0 && i < mv->team->n_variants; i++) {
-        const struct variant *v = &mv->team->variant[i];
-        const uint32_t lanes = mv->team->lanes, spec[] = {
+    for (unsigned i = 0; r == 0 && i < mv->team.n_variants; i++) {
+        const struct variant *v = &mv->team.variant[i];
+        const uint32_t lanes = mv->team.lanes, spec[] = {
             v->teams * lanes, lanes, v->outs, v->rows, floats, float_bits(softcap) };
         r = vk_kernel(g->vk, id, spec, ARRAY_LEN(spec), &ret[i], err);
     }
@@ -136,7 +136,12 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
     if (!mv)
         return err_set(err, -ENOMEM, "no memory for a program");
     g->matvec = mv;
-    mv->team = choice->wide ? &wide : &narrow;
+    mv->team = choice->wide ? wide : narrow;
+    for (uint32_t i = 0; i < mv->team.n_variants; i++) {
+        struct variant *v = &mv->team.variant[i];
+        v->outs = choice->outs ? choice->outs : v->outs;
+        v->teams = choice->teams ? choice->teams : v->teams;
+    }
     mv->int_dot = choice->int_dot;
     int r = init_act(g, err);
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++)
@@ -147,6 +152,9 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
 
 int vk_matmul_init(struct vk_program *g, struct err *err)
 {
+    int r = vk_matrix_init(g, err);
+    if (r || g->matrix)
+        return r;
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
         .wide = vk_info(g->vk)->subgroup > narrow.lanes,
@@ -156,6 +164,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
 
 void vk_matmul_finish(struct vk_program *g)
 {
+    vk_matrix_finish(g);
     vk_free(g->vk, &g->act);
     free(g->matvec);
     g->matvec = NULL;
@@ -203,7 +212,7 @@ struct gathering {
 
 static uint32_t variant_for(const struct vk_program *g, uint32_t rows)
 {
-    const struct team *t = g->matvec->team;
+    const struct team *t = &g->matvec->team;
     uint32_t v = 0;
     while (v + 1 < t->n_variants && t->variant[v].rows < rows)
         v++;
@@ -214,7 +223,7 @@ static void flush(struct gathering *x)
 {
     const struct vk_matvec *mv = x->g->matvec;
     uint32_t v = variant_for(x->g, x->rows.n);
-    const struct variant *variant = &mv->team->variant[v];
+    const struct variant *variant = &mv->team.variant[v];
     uint32_t per_group = variant->outs * variant->teams;
     bool logits = x->o->op->kind == OP_LOGITS;
     struct vk_groups groups = { 0, DIV_UP(x->rows.n, variant->rows), 1 };
@@ -269,7 +278,7 @@ static void add_target(struct gathering *x, unsigned k, uint32_t out0, uint32_t 
 // Not more outputs at once than there may be workgroups.
 static uint32_t outputs_max(const struct vk_program *g, const struct few_rows *rows)
 {
-    const struct variant *v = &g->matvec->team->variant[variant_for(g, rows->n)];
+    const struct variant *v = &g->matvec->team.variant[variant_for(g, rows->n)];
     return GROUPS_MAX / TARGETS * v->outs * v->teams;
 }
 
@@ -294,6 +303,10 @@ static void record_few(struct vk_program *g, struct vk_cmd *c, const struct vk_o
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s)
 {
+    if (g->matrix) {
+        vk_matrix_record(g, c, o, s);
+        return;
+    }
     struct few_rows rows = rows_of(g, o, s);
     record_few(g, c, o, &rows);
 }

@@ -113,6 +113,7 @@ struct vk_program {
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
     struct vk_mem  act;                 // prepared inputs of products (matmul.c)
     struct vk_matvec *matvec;           // matmul.c: kernels, owned
+    struct vk_matrix *matrix;           // matrix.c: kernels and inputs, owned; NULL: not used
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
     uint32_t       n_vocab;
     uint32_t       n_tokens;            // rows of the embedding; 0: the plan has none
@@ -160,6 +161,11 @@ int  vk_matmul_init(struct vk_program *g, struct err *err);
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s);
 void vk_matmul_finish(struct vk_program *g);
+// matrix.c: the same on matrix units, where the device has them (g->matrix)
+int  vk_matrix_init(struct vk_program *g, struct err *err);
+void vk_matrix_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                      const struct shape *s);
+void vk_matrix_finish(struct vk_program *g);
 // kv.c: KV_WRITE and the executor's kv_* functions
 int  vk_kv_init(struct vk_program *g, struct err *err);
 void vk_kv_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
