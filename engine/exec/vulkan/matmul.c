@@ -152,6 +152,9 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
 
 int vk_matmul_init(struct vk_program *g, struct err *err)
 {
+    int r = vk_matrix_init(g, err);
+    if (r || g->matrix)
+        return r;
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
         .wide = vk_info(g->vk)->subgroup > narrow.lanes,
@@ -161,6 +164,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
 
 void vk_matmul_finish(struct vk_program *g)
 {
+    vk_matrix_finish(g);
     vk_free(g->vk, &g->act);
     free(g->matvec);
     g->matvec = NULL;
@@ -299,6 +303,10 @@ static void record_few(struct vk_program *g, struct vk_cmd *c, const struct vk_o
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s)
 {
+    if (g->matrix) {
+        vk_matrix_record(g, c, o, s);
+        return;
+    }
     struct few_rows rows = rows_of(g, o, s);
     record_few(g, c, o, &rows);
 }
