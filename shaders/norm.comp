@@ -1,0 +1,40 @@
+// RMSNorm of rows or of their pieces, and inputs of products: see norm.glsl. A workgroup for each
+// piece of a row.
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
+#include "common.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(constant_id = 0) const uint THREADS = 256;
+layout(constant_id = 1) const uint NORM_WIDTH = 4096;   // of a piece
+layout(constant_id = 2) const uint NORM_STEPS = 6;
+
+#include "act.glsl"
+#include "norm.glsl"
+
+layout(push_constant) uniform Push {
+    Norm n;                 // of row 0
+    Words limit;            // rows that there are
+    uint src_stride, added_stride, dst_stride;      // floats of a row
+    uint act_stride;        // bytes
+};
+
+Floats row_piece(Floats row0, uint stride)
+{
+    uint at = gl_WorkGroupID.x * stride + gl_WorkGroupID.y * NORM_WIDTH;
+    return Floats(uint64_t(row0) + 4 * uint64_t(at));
+}
+
+void main()
+{
+    uint row = gl_WorkGroupID.x;
+    if (row >= limit.v[0])
+        return;
+    Norm mine = n;
+    mine.src = row_piece(n.src, src_stride);
+    mine.added = row_piece(n.added, added_stride);
+    mine.dst = row_piece(n.dst, dst_stride);
+    mine.act = n.act + row * uint64_t(act_stride);
+    norm_row(mine);
+}
