@@ -15,6 +15,7 @@
 // 64 KiB together, where latency times bandwidth wants 20 KiB an SM.
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "attn.glsl"
 
 layout(local_size_x_id = 0) in;
@@ -60,9 +61,6 @@ const uint V_CHUNKS = HEAD_DIM / V_WIDTH;
 const uint V_TURNS = THREADS / V_CHUNKS;                // tokens at a time
 const uint V_SUMS = V_WIDTH * HV;
 const uint ROUNDS = HV * V_WIDTH / 4;                   // of adding up o
-const uint ROUND_FLOATS = V_CHUNKS * 16;
-const uint SUMS = (ROUND_FLOATS + THREADS - 1) / THREADS;
-const uint TOTALS = ROUNDS * SUMS;
 const uint POOL = SPLIT_TOKENS * HV > THREADS * 4 ? SPLIT_TOKENS * HV : THREADS * 4;
 const uint RUNS = 16, RUN_TOKENS = SPLIT_TOKENS / RUNS; // of adding up a softmax
 
@@ -73,22 +71,24 @@ shared vec4 split_m[HV], split_l[HV], keep_old[HV], keep_new[HV], total_m[HV], t
 shared uint block_start[SPLIT_BLOCKS];  // first position; beyond all rows where there is no block
 shared uint64_t block_slice[SPLIT_BLOCKS];
 
-uint me, pos, kv_head, head0;
 AttnRow attn;
+uint me, pos, unit_row, unit_split, split;
+uint kv_head, head0, n_own;             // query heads [head0, head0 + n_own)
+bool is_whole;
 
-void load_queries(uint r, uint n)
+void load_queries()
 {
     for (uint i = me; i < HEAD_DIM * HV; i += THREADS) {
         uint d = i / HV, h = i % HV * 4;
         vec4 x = vec4(0.0);
         for (uint k = 0; k < 4; k++)
-            if (h + k < n)
-                x[k] = q.v[r * q_stride + (head0 + h + k) * HEAD_DIM + d] * scale;
+            if (h + k < n_own)
+                x[k] = q.v[unit_row * q_stride + (head0 + h + k) * HEAD_DIM + d] * scale;
         query[i] = x;
     }
 }
 
-void find_blocks(uint first_block, uint split)
+void find_blocks(uint first_block)
 {
     if (me >= SPLIT_BLOCKS)
         return;
@@ -109,17 +109,17 @@ bool sees(uint t)
     return start <= pos && token_visible(attn, pos, start + t % BLOCK_TOKENS);
 }
 
-// score = query . K, softcapped, for tokens first + i * PASS, i < AT_ONCE, and their neighbours.
+// score = query . K for tokens first + i * PASS, i < AT_ONCE, and their neighbours.
 void score_tokens(uint first)
 {
     uint lane = me % LANES;
     vec4 sum[K_SUMS];
-    for (uint i = 0; i < K_SUMS; i++)
+    [[unroll]] for (uint i = 0; i < K_SUMS; i++)
         sum[i] = vec4(0.0);
     uint64_t slice[AT_ONCE];
     uint j[AT_ONCE];
     bool visible[AT_ONCE];
-    for (uint i = 0; i < AT_ONCE; i++) {
+    [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
         uint t = first + i * PASS;
         slice[i] = block_slice[t / BLOCK_TOKENS];
         j[i] = t % BLOCK_TOKENS;
@@ -131,7 +131,7 @@ void score_tokens(uint first)
         uint d0 = there ? c * K_WIDTH : 0;
         uvec4 chunk[AT_ONCE];
         float factor[AT_ONCE];
-        for (uint i = 0; i < AT_ONCE; i++) {
+        [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
             chunk[i] = uvec4(0);
             factor[i] = 0.0;
             if (visible[i] && there) {
@@ -140,11 +140,11 @@ void score_tokens(uint first)
                     factor[i] = q8_scale(slice[i], HEAD_DIM, j[i], d0);
             }
         }
-        for (uint k = 0; k < K_WIDTH / 4; k++)
-            for (uint i = 0; i < AT_ONCE; i++) {
+        [[unroll]] for (uint k = 0; k < K_WIDTH / 4; k++)
+            [[unroll]] for (uint i = 0; i < AT_ONCE; i++) {
                 vec4 x = chunk_values(K_TYPE, chunk[i], factor[i], k);
-                for (uint e = 0; e < 4; e++)
-                    for (uint v = 0; v < HV; v++)
+                [[unroll]] for (uint e = 0; e < 4; e++)
+                    [[unroll]] for (uint v = 0; v < HV; v++)
                         sum[i * HV + v] = fma(vec4(x[e]), query[(d0 + k * 4 + e) * HV + v],
                                               sum[i * HV + v]);
             }
@@ -153,13 +153,10 @@ void score_tokens(uint first)
         if (turn > 0)
             barrier();
         if (lane == turn)
-            for (uint i = 0; i < AT_ONCE; i++)
-                for (uint v = 0; v < HV; v++) {
+            [[unroll]] for (uint i = 0; i < AT_ONCE; i++)
+                [[unroll]] for (uint v = 0; v < HV; v++) {
                     uint at = (first + i * PASS) * HV + v;
-                    vec4 s = turn > 0 ? score[at] + sum[i * HV + v] : sum[i * HV + v];
-                    if (turn == LANES - 1)
-                        s = visible[i] ? attn_softcap(s, softcap) : vec4(LOWEST);
-                    score[at] = s;
+                    score[at] = turn > 0 ? score[at] + sum[i * HV + v] : sum[i * HV + v];
                 }
     }
 }
@@ -167,8 +164,11 @@ void score_tokens(uint first)
 // Scores of n tokens become weights relative to the largest; split_m and split_l.
 void weigh_tokens(uint n)
 {
-    barrier();
     uint run = me / HV * RUN_TOKENS, end = n > run ? min(RUN_TOKENS, n - run) : 0;
+    barrier();
+    for (uint i = me; i < n * HV; i += THREADS)
+        score[i] = sees(i / HV) ? attn_softcap(score[i], softcap) : vec4(LOWEST);
+    barrier();
     if (me < RUNS * HV) {
         vec4 m = vec4(LOWEST);
         for (uint i = 0; i < end; i++)
@@ -176,15 +176,15 @@ void weigh_tokens(uint n)
         run_value[me] = m;
     }
     barrier();
-    for (uint v = 0; v < HV; v++) {
-        vec4 m = run_value[v];
+    if (me < HV) {
+        vec4 m = run_value[me];
         for (uint i = 1; i < RUNS; i++)
-            m = max(m, run_value[i * HV + v]);
-        for (uint t = me; t < n; t += THREADS)
-            score[t * HV + v] = sees(t) ? attn_exp(score[t * HV + v] - m) : vec4(0.0);
-        if (me == v)
-            split_m[v] = m;
+            m = max(m, run_value[i * HV + me]);
+        split_m[me] = m;
     }
+    barrier();
+    for (uint i = me; i < n * HV; i += THREADS)
+        score[i] = sees(i / HV) ? attn_exp(score[i] - split_m[i % HV]) : vec4(0.0);
     barrier();
     if (me < RUNS * HV) {
         precise vec4 l = vec4(0.0);
@@ -205,7 +205,7 @@ void weigh_tokens(uint n)
 void sum_values(uint n, out vec4 o[V_SUMS])
 {
     uint chunk = me % V_CHUNKS, turn = me / V_CHUNKS;
-    for (uint i = 0; i < V_SUMS; i++)
+    [[unroll]] for (uint i = 0; i < V_SUMS; i++)
         o[i] = vec4(0.0);
     if (turn >= V_TURNS)
         return;
@@ -213,7 +213,7 @@ void sum_values(uint n, out vec4 o[V_SUMS])
         uvec4 word[V_BATCH];
         float factor[V_BATCH];
         bool visible[V_BATCH];
-        for (uint i = 0; i < V_BATCH; i++) {
+        [[unroll]] for (uint i = 0; i < V_BATCH; i++) {
             uint t = t0 + i * V_TURNS, j = t % BLOCK_TOKENS;
             visible[i] = t < n && sees(t);
             word[i] = uvec4(0);
@@ -228,36 +228,17 @@ void sum_values(uint n, out vec4 o[V_SUMS])
                 }
             }
         }
-        for (uint i = 0; i < V_BATCH; i++) {
+        [[unroll]] for (uint i = 0; i < V_BATCH; i++) {
             uint t = t0 + i * V_TURNS;
             if (visible[i])
-                for (uint k = 0; k < V_WIDTH / 4; k++) {
+                [[unroll]] for (uint k = 0; k < V_WIDTH / 4; k++) {
                     vec4 x = chunk_values(V_TYPE, word[i], factor[i], k);
-                    for (uint e = 0; e < 4; e++)
-                        for (uint v = 0; v < HV; v++)
+                    [[unroll]] for (uint e = 0; e < 4; e++)
+                        [[unroll]] for (uint v = 0; v < HV; v++)
                             o[(k * 4 + e) * HV + v] = fma(vec4(x[e]), score[t * HV + v],
                                                           o[(k * 4 + e) * HV + v]);
                 }
         }
-    }
-}
-
-// Adds up four of the dimensions and four of the heads of all invocations, in order of the tokens'
-// turns. Sum i of invocation `me` is float me + i * THREADS of (V_CHUNKS, 4 dimensions, 4 heads).
-void add_up(vec4 part[4], out float sum[SUMS])
-{
-    barrier();                          // score was read
-    if (me < V_TURNS * V_CHUNKS)
-        for (uint e = 0; e < 4; e++)
-            score[me * 4 + e] = part[e];
-    barrier();
-    for (uint i = 0; i < SUMS; i++) {
-        uint at = me + i * THREADS;
-        precise float s = 0.0;
-        if (at < ROUND_FLOATS)
-            for (uint turn = 0; turn < V_TURNS; turn++)
-                s += score[turn * V_CHUNKS * 4 + at / 4][at % 4];
-        sum[i] = s;
     }
 }
 
@@ -277,12 +258,41 @@ void merge_softmax(bool first)
     barrier();
 }
 
-// Dimension and head of sum i of a round.
-void place(uint round, uint i, out uint d, out uint h)
+// Dimension d of head h: a partial result, or one more split in the row's total, which lies in its
+// place of dst until the last.
+void store_sum(uint d, uint h, float sum)
 {
-    uint at = me + i * THREADS;
-    d = at / 16 * V_WIDTH + round / HV * 4 + at / 4 % 4;
-    h = round % HV * 4 + at % 4;
+    if (d >= HEAD_DIM || h >= n_own)
+        return;
+    if (!is_whole) {
+        uint at = ((attn.partial + unit_split) * n_heads + head0 + h) * HEAD_DIM + d;
+        partial_o.v[at] = sum;
+        return;
+    }
+    uint at = unit_row * dst_stride + (head0 + h) * HEAD_DIM + d;
+    float total = split > 0 ? dst.v[at] : 0.0;
+    total = attn_merge(total, keep_old[h / 4][h % 4], sum, keep_new[h / 4][h % 4]);
+    dst.v[at] = split + 1 < attn.n_splits ? total : total * attn_inverse(total_l[h / 4][h % 4]);
+}
+
+// Adds up the shares of all invocations, four dimensions and four heads at a time, in order of the
+// tokens' turns.
+void add_up(vec4 o[V_SUMS])
+{
+    [[unroll]] for (uint round = 0; round < ROUNDS; round++) {
+        uint e0 = round / HV * 4, v = round % HV;
+        barrier();                      // score was read
+        if (me < V_TURNS * V_CHUNKS)
+            [[unroll]] for (uint e = 0; e < 4; e++)
+                score[me * 4 + e] = o[(e0 + e) * HV + v];
+        barrier();
+        for (uint i = me; i < V_CHUNKS * 16; i += THREADS) {
+            precise float sum = 0.0;    // of (V_CHUNKS, 4 dimensions, 4 heads)
+            for (uint turn = 0; turn < V_TURNS; turn++)
+                sum += score[turn * V_CHUNKS * 4 + i / 4][i % 4];
+            store_sum(i / 16 * V_WIDTH + e0 + i / 4 % 4, v * 4 + i % 4, sum);
+        }
+    }
 }
 
 void main()
@@ -292,18 +302,18 @@ void main()
     StepRow r = row.v[u.row];
     attn = attn_row.v[u.row];
     pos = r.pos;
+    unit_row = u.row;
+    unit_split = u.split;
+    is_whole = u.n_splits == attn.n_splits;
     kv_head = gl_WorkGroupID.y / PARTS;
-    uint part = gl_WorkGroupID.y % PARTS, n = min(HEADS, GROUP - part * HEADS);
+    uint part = gl_WorkGroupID.y % PARTS;
     head0 = kv_head * GROUP + part * HEADS;
-    bool whole = u.n_splits == attn.n_splits;
-    load_queries(u.row, n);
+    n_own = min(HEADS, GROUP - part * HEADS);
+    load_queries();
 
-    float total[TOTALS];
-    for (uint i = 0; i < TOTALS; i++)
-        total[i] = 0.0;
-    for (uint split = u.split; split < u.split + u.n_splits; split++) {
+    for (split = u.split; split < u.split + u.n_splits; split++) {
         barrier();                      // score and block_start were read
-        find_blocks(r.table, split);
+        find_blocks(r.table);
         barrier();
         uint n_tokens = min(SPLIT_BLOCKS, attn.n - split * SPLIT_BLOCKS) * BLOCK_TOKENS;
         for (uint t = 0; t < n_tokens; t += AT_ONCE * PASS)
@@ -313,34 +323,9 @@ void main()
         sum_values(n_tokens, o);
         barrier();                      // split_l is there
         merge_softmax(split == u.split);
-        for (uint round = 0; round < ROUNDS; round++) {
-            vec4 quad[4];
-            float sum[SUMS];
-            for (uint e = 0; e < 4; e++)
-                quad[e] = o[(round / HV * 4 + e) * HV + round % HV];
-            add_up(quad, sum);
-            for (uint i = 0; i < SUMS; i++) {
-                uint d, h, at = round * SUMS + i;
-                place(round, i, d, h);
-                total[at] = whole ? attn_merge(total[at], keep_old[h / 4][h % 4], sum[i],
-                                               keep_new[h / 4][h % 4]) : sum[i];
-            }
-        }
+        add_up(o);
     }
-
-    uint partial = attn.partial + u.split;
-    if (!whole && me < n)
-        partial_ml.v[partial * n_heads + head0 + me] = vec2(split_m[me / 4][me % 4],
-                                                            split_l[me / 4][me % 4]);
-    for (uint i = 0; i < TOTALS; i++) {
-        uint d, h;
-        place(i / SUMS, i % SUMS, d, h);
-        if (d >= HEAD_DIM || h >= n)
-            continue;
-        if (whole)
-            dst.v[u.row * dst_stride + (head0 + h) * HEAD_DIM + d] =
-                total[i] * attn_inverse(total_l[h / 4][h % 4]);
-        else
-            partial_o.v[(partial * n_heads + head0 + h) * HEAD_DIM + d] = total[i];
-    }
+    if (!is_whole && me < n_own)
+        partial_ml.v[(attn.partial + u.split) * n_heads + head0 + me] =
+            vec2(split_m[me / 4][me % 4], split_l[me / 4][me % 4]);
 }

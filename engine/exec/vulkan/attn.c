@@ -13,7 +13,7 @@
 // How attn_gather spreads over invocations. A wide subgroup wants loads side by side and many in
 // flight; a narrow one is a processor's vector, which wants them one after the other.
 struct spread { uint32_t threads, lanes, at_once, v_batch; };
-static const struct spread wide = { 256, 4, 4, 8 }, narrow = { 64, 1, 1, 2 };
+static const struct spread wide = { 256, 4, 4, 8 }, narrow = { 64, 4, 4, 2 };
 
 // ---- life -------------------------------------------------------------------------------------
 
@@ -25,18 +25,27 @@ static void choose_heads(struct vk_attn *a, uint32_t dim)
     a->heads = MIN(4 * DIV_UP(quads, parts), a->group);
 }
 
+int attn_make_gather(struct vk_program *g, bool is_wide, struct err *err)
+{
+    struct vk_attn *a = g->attn;
+    uint32_t dim = g->cfg->head_dim;
+    struct spread s = is_wide ? wide : narrow;
+    while (s.threads < dim / 4)                         // one for each chunk of a row of V
+        s.threads *= 2;
+    const uint32_t spec[] = {
+        s.threads, dim, a->group, a->heads, g->params.k_type, g->params.v_type, s.lanes, s.at_once,
+        s.v_batch,
+    };
+    return vk_kernel(g->vk, KERNEL_attn_gather, spec, ARRAY_LEN(spec), &a->gather, err);
+}
+
 static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
 {
     uint32_t dim = g->cfg->head_dim;
-    const struct spread *s = vk_info(g->vk)->subgroup < 16 ? &narrow : &wide;
-    const uint32_t gather[] = {
-        s->threads, dim, a->group, a->heads, g->params.k_type, g->params.v_type, s->lanes,
-        s->at_once, s->v_batch,
-    };
     const uint32_t merge[] = { MERGE_THREADS, dim };
     const uint32_t score[] = { SCORE_THREADS, dim, a->group };
     const uint32_t choose[] = { CHOOSE_THREADS, a->group };
-    int r = vk_kernel(g->vk, KERNEL_attn_gather, gather, ARRAY_LEN(gather), &a->gather, err);
+    int r = attn_make_gather(g, vk_info(g->vk)->subgroup > 8, err);
     if (r == 0)
         r = vk_kernel(g->vk, KERNEL_attn_merge, merge, ARRAY_LEN(merge), &a->merge, err);
     if (r == 0)
@@ -57,6 +66,7 @@ int vk_attn_init(struct vk_program *g, struct err *err)
     a->group = vk_group_heads(g);
     a->splits_max = (uint32_t)MIN((size_t)ATTN_UNITS_MAX,
                                   ATTN_PARTIAL_BYTES_MAX / attn_partial_bytes(g));
+    a->score_bytes_max = ATTN_SCORE_BYTES_MAX;
     choose_heads(a, g->cfg->head_dim);
     return make_kernels(g, a, err);
 }

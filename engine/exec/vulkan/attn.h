@@ -47,6 +47,7 @@ struct vk_attn {
     uint32_t group;                     // query heads of a KV head
     uint32_t heads;                     // of those, how many a workgroup gathers for
     uint32_t splits_max;                // of a step, before rows run whole
+    size_t   score_bytes_max;           // of a slice
     const struct vk_kernel *gather, *merge, *score, *choose;
 
     struct vk_mem select;               // (n_selects) struct attn_select, upload
@@ -70,6 +71,8 @@ static inline size_t attn_partial_bytes(const struct vk_program *g)
     return g->cfg->n_heads * (size_t)(g->cfg->head_dim + 2) * sizeof(float);
 }
 
+// attn.c: the kernel that gathers, for wide subgroups or for narrow ones.
+int  attn_make_gather(struct vk_program *g, bool is_wide, struct err *err);
 // attn_units.c: the classes of the plan, and what vk_attn_prepare does.
 int  vk_attn_classes_init(struct vk_program *g, struct err *err);
 void vk_attn_classes_finish(struct vk_program *g);

@@ -147,7 +147,7 @@ static uint32_t slice_rows(const struct vk_program *g)
 {
     const struct vk_attn *a = g->attn;
     size_t row = (size_t)g->cfg->n_kv_heads * attn_head_quads(a) * a->candidates_max * 16;
-    return (uint32_t)CLAMP(ATTN_SCORE_BYTES_MAX / row, (size_t)1, (size_t)a->n_selects);
+    return (uint32_t)CLAMP(a->score_bytes_max / row, (size_t)1, (size_t)a->n_selects);
 }
 
 static void fill_slices(struct vk_program *g, uint32_t n_slices)
