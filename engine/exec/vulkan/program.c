@@ -1,7 +1,9 @@
-// Taking in a model: each operation's weights and kernels, and the memory of a step.
+// Taking in a model: its plan with what can be fused, each operation's weights and kernels, and the
+// memory of a step.
 #include <errno.h>
 #include <stdlib.h>
 #include "engine/exec/vulkan/vulkan.h"
+#include "engine/model/plan_fuse.h"
 #include "base/base.h"
 
 #define LINE_FLOATS 32
@@ -61,8 +63,9 @@ static int load(struct vk_program *g, struct err *err)
     return r;
 }
 
-int vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
-                const struct load_params *p, struct program **ret, struct err *err)
+int vulkan_load_as(struct executor *x, const struct model *m, const struct plan *plan,
+                   uint32_t rules, const struct load_params *p, struct program **ret,
+                   struct err *err)
 {
     assert(p->rows_max > 0 && p->rows_max <= BATCH_ROWS_MAX);
     struct vk_program *g = calloc(1, sizeof(*g));
@@ -74,15 +77,22 @@ int vulkan_load(struct executor *x, const struct model *m, const struct plan *pl
     g->exact = g->x->exact;
     g->model = m;
     g->cfg = &m->cfg;
-    g->plan = plan;
     g->params = *p;
-    int r = load(g, err);
+    int r = plan_fuse(&g->plan, plan, g->cfg, rules, err);
+    if (r == 0)
+        r = load(g, err);
     if (r) {
         vulkan_unload(&g->p);
         return r;
     }
     *ret = &g->p;
     return 0;
+}
+
+int vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
+                const struct load_params *p, struct program **ret, struct err *err)
+{
+    return vulkan_load_as(x, m, plan, VULKAN_FUSE_RULES, p, ret, err);
 }
 
 void vulkan_unload(struct program *p)
@@ -99,6 +109,7 @@ void vulkan_unload(struct program *p)
     for (unsigned s = 0; s < SLOT_COUNT; s++)
         vk_free(g->vk, &g->slot[s]);
     vk_free(g->vk, &g->logits);
+    plan_free(g->plan);
     free(g->op);
     free(g);
 }

@@ -15,6 +15,9 @@
 
 #define VULKAN_LAYOUT_VERSION 2         // of the order of elements in K and V slices (kv.c)
 
+// Rules of plan_fuse.h whose results all kernels here understand.
+#define VULKAN_FUSE_RULES (FUSE_NORM | FUSE_ADDED_NORM)
+
 struct vulkan_executor {
     struct executor x;
     struct vk      *vk;
@@ -40,9 +43,19 @@ struct vk_op {
     const struct op *op;
     struct vk_mat   *mat[OP_W_MAX];     // borrowed from the program; EMBED too
     struct vk_mem    vector[OP_W_MAX];  // NORM: its weights; MATMUL: biases; in `vectors`
-    const struct vk_kernel *kernel;     // EMBED, NORM, ROPE, GLU, GATHER
+    struct vk_mem    norm_weight[2];    // MATMUL, LOGITS: of `normed` and `added`
+    const struct vk_kernel *kernel;     // EMBED, ROPE, GLU, GATHER
+    const struct vk_kernel *norm;       // NORM; what makes a product's input, or NULL
+    uint32_t         norm_steps;        // of enum norm_step
+    uint8_t          act;               // MATMUL, LOGITS: which of g->act has its input
     uint16_t         attn_class;        // ATTN
     bool             gathered;          // runs on output rows
+};
+
+// What norm.comp does with a row, as norm.glsl has it.
+enum norm_step {
+    NORM_ADDED = 1, NORM_NORMED = 2, NORM_FLOATS = 4, NORM_BYTES = 8, NORM_HALVES = 16,
+    NORM_UNIT = 32
 };
 
 // ---- a step's data (step.c) -------------------------------------------------------------------
@@ -99,7 +112,7 @@ struct vk_program {
     struct vk              *vk;
     const struct model     *model;
     const struct model_cfg *cfg;
-    const struct plan      *plan;
+    struct plan            *plan;       // rewritten, owned
     struct load_params      params;
     bool                    exact;
 
@@ -111,7 +124,7 @@ struct vk_program {
 
     struct vk_mem  slot[SLOT_COUNT];    // (rows_max, stride) float32
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
-    struct vk_mem  act;                 // prepared inputs of products (matmul.c)
+    struct vk_mem  act[2];              // inputs of products as bytes or halves (norm.c)
     struct vk_matvec *matvec;           // matmul.c: kernels, owned
     struct vk_matrix *matrix;           // matrix.c: kernels and inputs, owned; NULL: not used
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
@@ -143,10 +156,20 @@ static inline uint32_t vk_op_rows(const struct vk_op *o, const struct shape *s)
     return o->gathered ? s->n_out : s->n_decode + s->n_prompt;
 }
 
-// rows.c: EMBED, NORM, GLU, GATHER
+// rows.c: EMBED, GLU, GATHER
 int  vk_rows_init(struct vk_program *g, struct err *err);
 void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s);
+// norm.c: NORM
+int  vk_norm_init(struct vk_program *g, struct vk_op *o, struct err *err);
+void vk_norm_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s);
+// and inputs of MATMUL and LOGITS, in the forms that their kernels take: in g->act[o->act], and as
+// floats where they lie or in o->op->normed.slot. matmul.c calls these
+int  vk_inputs_init(struct vk_program *g, struct err *err);
+void vk_inputs_finish(struct vk_program *g);
+void vk_input_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                     const struct shape *s);
 // rope.c: ROPE
 int  vk_rope_init(struct vk_program *g, struct err *err);
 void vk_rope_fill(struct vk_program *g);    // the angles of the step's rows
@@ -197,4 +220,8 @@ int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
 // program.c
 int  vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
                  const struct load_params *p, struct program **ret, struct err *err);
+// With another choice of rewrites, for tests: of enum fuse_rule.
+int  vulkan_load_as(struct executor *x, const struct model *m, const struct plan *plan,
+                    uint32_t rules, const struct load_params *p, struct program **ret,
+                    struct err *err);
 void vulkan_unload(struct program *p);
