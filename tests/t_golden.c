@@ -5,7 +5,7 @@
 // one or weights rounded to f16 all lie between) and give the same text. The fast path's mean error
 // may be PEER_RATIO_MAX times llama.cpp's on the same prompts (tests/golden/peer.py), and it may
 // choose another token only where the reference's two best are within 0.3. Run it from a release
-// build: it is slow under sanitizers.
+// build: it is slow under sanitizers. TEST_DEVICE names the device, else it is the CPU.
 #include "tests/test.h"
 #include <math.h>
 #include "base/base.h"
@@ -257,7 +257,8 @@ static struct engine *open_model(const struct golden *g, bool exact)
     char path[1024];
     if (!test_model(g->file, path, sizeof(path)))
         SKIP("no %s: run tools/model --all", g->file);
-    struct engine_params p = { .model_path = path, .device = "cpu", .exact = exact,
+    const char *device = getenv("TEST_DEVICE");
+    struct engine_params p = { .model_path = path, .device = device ? device : "cpu", .exact = exact,
                                .ctx_tokens = TOKENS_MAX, .attn = attn_policy_dense() };
     struct engine *e;
     struct err err = { 0 };
