@@ -1,6 +1,6 @@
 // Products for few rows (matvec.glsl): rows of generated tokens and outputs, and on devices without
-// matrices all rows. Integer formats take inputs of 8 bits (act.comp), float formats and exact
-// programs the slot's floats.
+// matrices all rows. Integer formats take inputs of 8 bits (act.glsl), float formats and exact
+// programs floats.
 //
 // Floor: the matrix's bytes over the bandwidth for up to about 8 rows, then the rate of integer dot
 // products. Inputs cost 40 bytes a group and row from the first-level cache, so kernels for more
@@ -12,7 +12,6 @@
 #include "engine/exec/vulkan/weights.h"
 
 #define TARGETS 3                       // of a dispatch
-#define ACT_THREADS 64
 #define GROUPS_MAX 65535u               // workgroups in x that every device takes
 #define GROUP_ELEMS 32
 
@@ -29,16 +28,10 @@ static const struct team wide = {
 static const struct team narrow = { 8, 3, { { 1, 2, 4 }, { 4, 2, 4 }, { 16, 1, 4 } } };
 
 struct vk_matvec {
-    const struct vk_kernel *act;
     const struct vk_kernel *kernel[QUANT_COUNT][VARIANTS_MAX];
     const struct vk_kernel *logits[VARIANTS_MAX];   // with the soft cap
     struct team team;
     bool int_dot;
-};
-
-struct act_push {                       // act.comp
-    VkDeviceAddress src, dst, limit;
-    uint32_t n_in, src_stride;
 };
 
 struct target { VkDeviceAddress w, dst, bias; uint32_t n_out, dst_stride; };
@@ -57,7 +50,7 @@ static_assert(BATCH_ROWS_MAX < PUSH_ADD, "rows and a flag in one word");
 
 // ---- kernels ----------------------------------------------------------------------------------
 
-static bool multiplies(const struct op *op)
+bool vk_multiplies(const struct op *op)
 {
     return op->kind == OP_MATMUL || op->kind == OP_LOGITS;
 }
@@ -109,25 +102,18 @@ static uint32_t act_row_bytes(uint32_t n_in)
     return ALIGN_UP(n_in / GROUP_ELEMS * 40, 16u);
 }
 
-static bool needs_act(const struct vk_program *g, const struct vk_op *o)
+uint32_t vk_matmul_forms(const struct vk_program *g, const struct vk_op *o)
 {
-    bool needs = false;
-    for (unsigned k = 0; k < OP_W_MAX && o->mat[k]; k++)
-        needs |= !takes_floats(g, vk_mat_quant(o->mat[k]));
-    return needs;
+    uint32_t forms = g->matrix ? NORM_HALVES : 0;
+    for (unsigned k = 0; !g->matrix && k < OP_W_MAX && o->mat[k]; k++)
+        forms |= takes_floats(g, vk_mat_quant(o->mat[k])) ? NORM_FLOATS : NORM_BYTES;
+    return forms;
 }
 
-static int init_act(struct vk_program *g, struct err *err)
+uint32_t vk_matmul_act_bytes(const struct vk_program *g, const struct vk_op *o)
 {
-    const uint32_t spec[] = { ACT_THREADS };
-    size_t rows = MAX(g->params.rows_max, g->params.outputs_max), row = 0;
-    for (uint32_t i = 0; i < g->plan->n_ops; i++)
-        if (multiplies(g->op[i].op) && needs_act(g, &g->op[i]))
-            row = MAX(row, act_row_bytes(g->op[i].mat[0]->n_in));
-    if (row == 0)
-        return 0;
-    int r = vk_alloc(g->vk, VK_HOME_DEVICE, rows * row, &g->act, err);
-    return r ? r : vk_kernel(g->vk, KERNEL_act, spec, ARRAY_LEN(spec), &g->matvec->act, err);
+    uint32_t n_in = o->mat[0]->n_in;
+    return g->matrix ? vk_matrix_act_bytes(n_in) : act_row_bytes(n_in);
 }
 
 int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, struct err *err)
@@ -143,9 +129,9 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
         v->teams = choice->teams ? choice->teams : v->teams;
     }
     mv->int_dot = choice->int_dot;
-    int r = init_act(g, err);
+    int r = vk_inputs_init(g, err);
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++)
-        if (multiplies(g->op[i].op))
+        if (vk_multiplies(g->op[i].op))
             r = make_kernels(g, &g->op[i], err);
     return r;
 }
@@ -154,7 +140,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
 {
     int r = vk_matrix_init(g, err);
     if (r || g->matrix)
-        return r;
+        return r ? r : vk_inputs_init(g, err);
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
         .wide = vk_info(g->vk)->subgroup > narrow.lanes,
@@ -165,7 +151,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
 void vk_matmul_finish(struct vk_program *g)
 {
     vk_matrix_finish(g);
-    vk_free(g->vk, &g->act);
+    vk_inputs_finish(g);
     free(g->matvec);
     g->matvec = NULL;
 }
@@ -183,19 +169,6 @@ static struct few_rows rows_of(const struct vk_program *g, const struct vk_op *o
         return (struct few_rows){ s->n_out, head + offsetof(struct step_head, n_out) };
     uint32_t n = MIN(s->n_decode + s->n_prompt, g->params.rows_max);
     return (struct few_rows){ n, head + offsetof(struct step_head, n_rows) };
-}
-
-static void record_act(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
-                       const struct few_rows *rows)
-{
-    uint32_t src = o->op->src[0], n_in = o->mat[0]->n_in;
-    const struct act_push push = {
-        .src = g->slot[src].addr, .dst = g->act.addr, .limit = rows->limit, .n_in = n_in,
-        .src_stride = g->stride[src] / 4,
-    };
-    const struct vk_use uses[] = { vk_reads(&g->slot[src]), vk_writes(&g->act) };
-    const struct vk_groups n = { DIV_UP(n_in / 4, ACT_THREADS), rows->n, 1 };
-    vk_dispatch(c, g->matvec->act, "act", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
 }
 
 // Targets of one format on their way into a dispatch.
@@ -243,7 +216,7 @@ static void start(struct gathering *x, const struct vk_mat *m)
     const struct vk_program *g = x->g;
     const struct op *op = x->o->op;
     bool floats = takes_floats(g, vk_mat_quant(m)), logits = op->kind == OP_LOGITS;
-    const struct vk_mem *src = floats ? &g->slot[op->src[0]] : &g->act;
+    const struct vk_mem *src = floats ? &g->slot[vk_input_slot(op)] : &g->act[x->o->act];
     x->quant = vk_mat_quant(m);
     x->push.src = src->addr;
     x->push.limit = x->rows.limit;
@@ -287,8 +260,6 @@ static void record_few(struct vk_program *g, struct vk_cmd *c, const struct vk_o
 {
     struct gathering x = { .g = g, .c = c, .o = o, .rows = *rows };
     uint32_t most = outputs_max(g, rows);
-    if (needs_act(g, o))
-        record_act(g, c, o, rows);
     for (unsigned k = 0; k < OP_W_MAX && o->mat[k]; k++) {
         const struct vk_mat *m = o->mat[k];
         for (uint32_t out = 0, n; out < m->n_out; out += n) {
@@ -303,6 +274,7 @@ static void record_few(struct vk_program *g, struct vk_cmd *c, const struct vk_o
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s)
 {
+    vk_input_record(g, c, o, s);
     if (g->matrix) {
         vk_matrix_record(g, c, o, s);
         return;

@@ -1,6 +1,10 @@
-// Products for few rows: what is chosen by the device, for tests and benchmarks to choose.
+// Products: what they want of their inputs, and choices of the device that tests and benchmarks
+// make.
 #pragma once
 #include "engine/exec/vulkan/vulkan.h"
+
+// Kernels read whole tiles of rows of prepared inputs: room after the last one.
+#define ACT_ROWS_SLACK 64
 
 struct vk_matmul_choice {
     bool int_dot;               // integer dot products; bits are the same
@@ -10,3 +14,15 @@ struct vk_matmul_choice {
 
 // vk_matmul_init with another choice.
 int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, struct err *err);
+
+bool vk_multiplies(const struct op *op);
+// In which forms a product's matrices want its input: of NORM_FLOATS, NORM_BYTES, NORM_HALVES. And
+// the bytes of a row in g->act.
+uint32_t vk_matmul_forms(const struct vk_program *g, const struct vk_op *o);
+uint32_t vk_matmul_act_bytes(const struct vk_program *g, const struct vk_op *o);
+uint32_t vk_matrix_act_bytes(uint32_t n_in);
+// Where it finds the floats.
+static inline enum slot vk_input_slot(const struct op *op)
+{
+    return (enum slot)(op->normed.w ? op->normed.slot : op->src[0]);
+}

@@ -1,4 +1,4 @@
-// Products on cooperative matrices: inputs become halves (halves.comp); then rows of generated
+// Products on cooperative matrices: inputs become halves (norm.comp); then rows of generated
 // tokens, and rows that need logits, take matbatch.glsl, rows of prompts matmul.glsl.
 //
 // Floors. Few rows: the matrix's bytes over the bandwidth. Many: 2 * n_in * n_out operations a row
@@ -6,14 +6,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include "base/base.h"
+#include "engine/exec/vulkan/matmul.h"
 #include "engine/exec/vulkan/weights.h"
 
 #define TARGETS 3                       // of a dispatch of matbatch
-#define HALVES_THREADS 256
 #define ROW_ALIGN 64                    // elements that a row of halves is padded to
 #define WORD_HALVES 8                   // of a 16-byte word
 #define SPLITS 8                        // of matbatch.glsl
-#define COLS_MAX 64
 
 // How a kernel cuts its work. Whatever is chosen, an output's bits are the same.
 struct batch_cut { uint32_t step_rows, row_parts, cols; };
@@ -31,7 +30,6 @@ static const struct tile_cut narrow_tile[] = { { 32, 32, 16, 32, 16, 8 } };
 #define CUTS_MAX 3
 
 struct vk_matrix {
-    const struct vk_kernel *halves;
     const struct vk_kernel *batch[QUANT_COUNT][CUTS_MAX];
     const struct vk_kernel *logits[CUTS_MAX];           // with the soft cap
     const struct vk_kernel *tile[QUANT_COUNT][CUTS_MAX];
@@ -39,12 +37,6 @@ struct vk_matrix {
     const struct tile_cut  *tile_cut;
     uint32_t      n_batch_cuts, n_tile_cuts, subgroup;
     struct vk_tile shape;
-    struct vk_mem act;                  // rows of halves, each with its scale
-};
-
-struct halves_push {                    // halves.comp
-    VkDeviceAddress src, dst, limit;
-    uint32_t n_in, src_stride, dst_stride;
 };
 
 struct target { VkDeviceAddress w, dst, bias; uint32_t n_out, dst_stride; };
@@ -71,15 +63,15 @@ static_assert(sizeof(struct tile_push) <= VK_PUSH_BYTES, "push constants");
 
 // ---- kernels ----------------------------------------------------------------------------------
 
-static bool multiplies(const struct vk_op *o)
-{
-    return o->op->kind == OP_MATMUL || o->op->kind == OP_LOGITS;
-}
-
-// The rows' halves, then 16 bytes with their scale.
 static uint32_t act_words(uint32_t n_in)
 {
     return ALIGN_UP(n_in, (uint32_t)ROW_ALIGN) / WORD_HALVES;
+}
+
+// A row's halves, then 16 bytes with its scale.
+uint32_t vk_matrix_act_bytes(uint32_t n_in)
+{
+    return (act_words(n_in) + 1) * 16;
 }
 
 static bool choose_cuts(struct vk_matrix *m, const struct vk_info *info)
@@ -155,19 +147,10 @@ static int make_kernels(struct vk_program *g, const struct vk_op *o, struct err 
 
 static int init(struct vk_program *g, struct err *err)
 {
-    struct vk_matrix *m = g->matrix;
-    const uint32_t spec[] = { HALVES_THREADS };
-    uint32_t words = 0;
-    int r = vk_kernel(g->vk, KERNEL_halves, spec, ARRAY_LEN(spec), &m->halves, err);
+    int r = 0;
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++)
-        if (multiplies(&g->op[i])) {
-            words = MAX(words, act_words(g->op[i].mat[0]->n_in) + 1);
+        if (vk_multiplies(g->op[i].op))
             r = make_kernels(g, &g->op[i], err);
-        }
-    // Kernels read whole tiles of rows, and ignore what comes of those that there are not.
-    size_t rows = MAX(g->params.rows_max, g->params.outputs_max) + COLS_MAX;
-    if (r == 0 && words)
-        r = vk_alloc(g->vk, VK_HOME_DEVICE, rows * words * 16, &m->act, err);
     return r;
 }
 
@@ -187,8 +170,6 @@ int vk_matrix_init(struct vk_program *g, struct err *err)
 
 void vk_matrix_finish(struct vk_program *g)
 {
-    if (g->matrix)
-        vk_free(g->vk, &g->matrix->act);
     free(g->matrix);
     g->matrix = NULL;
 }
@@ -197,21 +178,6 @@ void vk_matrix_finish(struct vk_program *g)
 
 // Rows that an operation is for: at most `n`, and how many there are lies at `limit`.
 struct row_limit { uint32_t n; VkDeviceAddress limit; };
-
-static void record_halves(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
-                          struct row_limit rows)
-{
-    const struct vk_matrix *m = g->matrix;
-    uint32_t slot = o->op->src[0], n_in = o->mat[0]->n_in;
-    const struct halves_push push = {
-        .src = g->slot[slot].addr, .dst = m->act.addr, .limit = rows.limit,
-        .n_in = ALIGN_UP(n_in, 4u),     // what pads a slot's row is zero
-        .src_stride = g->stride[slot] / 4, .dst_stride = (act_words(n_in) + 1) * 2,
-    };
-    const struct vk_use uses[] = { vk_reads(&g->slot[slot]), vk_writes(&m->act) };
-    vk_dispatch(c, m->halves, "halves", &push, sizeof(push), (struct vk_groups){ rows.n, 1, 1 },
-                uses, ARRAY_LEN(uses));
-}
 
 // Targets of one format on their way into a dispatch.
 struct gathering {
@@ -250,12 +216,12 @@ static void start(struct gathering *x, const struct vk_mat *mat)
     bool logits = op->kind == OP_LOGITS;
     x->quant = vk_mat_quant(mat);
     x->push = (struct batch_push){
-        .act = x->g->matrix->act.addr, .limit = x->rows.limit, .n_in = mat->n_in,
+        .act = x->g->act[x->o->act].addr, .limit = x->rows.limit, .n_in = mat->n_in,
         .row_bytes = (uint32_t)mat->row_bytes,
         .act_words = act_words(mat->n_in) | (op->flags & OP_ADD ? PUSH_ADD : 0),
         .scale = logits ? op->logits.scale : op->flags & OP_ADD ? op->matmul.scale : 1.0f,
     };
-    x->use[0] = vk_reads(&x->g->matrix->act);
+    x->use[0] = vk_reads(&x->g->act[x->o->act]);
 }
 
 static void add_target(struct gathering *x, unsigned k, uint32_t part)
@@ -299,13 +265,13 @@ static void record_tiles(struct vk_program *g, struct vk_cmd *c, const struct vk
     while (i + 1 < m->n_tile_cuts && m->tile_cut[i].bn < n_rows)
         i++;
     const struct tile_push push = {
-        .w = vk_mat_part(mat, part), .act = m->act.addr, .dst = g->slot[slot].addr,
+        .w = vk_mat_part(mat, part), .act = g->act[o->act].addr, .dst = g->slot[slot].addr,
         .bias = o->vector[k].addr, .head = g->step.head.addr,
         .n_out = vk_mat_part_rows(mat, part), .act_words = act_words(mat->n_in),
         .dst_stride = g->stride[slot], .out0 = part * mat->part_rows,
         .scale = o->op->flags & OP_ADD ? o->op->matmul.scale : 1.0f, .add = o->op->flags & OP_ADD,
     };
-    const struct vk_use uses[] = { vk_reads(&m->act), vk_writes(&g->slot[slot]) };
+    const struct vk_use uses[] = { vk_reads(&g->act[o->act]), vk_writes(&g->slot[slot]) };
     const struct vk_groups n = {
         DIV_UP(push.n_out, m->tile_cut[i].bm), DIV_UP(n_rows, m->tile_cut[i].bn), 1,
     };
@@ -317,14 +283,11 @@ void vk_matrix_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op
                       const struct shape *s)
 {
     VkDeviceAddress head = g->step.head.addr;
-    uint32_t n = MIN(s->n_decode + s->n_prompt, g->params.rows_max);
-    struct row_limit all = { n, head + offsetof(struct step_head, n_rows) };
-    struct row_limit generated = { s->n_decode, head + offsetof(struct step_head, n_decode) };
-    if (o->gathered || o->op->kind == OP_LOGITS)
-        all = generated = (struct row_limit){ s->n_out, head + offsetof(struct step_head, n_out) };
-    record_halves(g, c, o, all);
-    if (generated.n)
-        record_batch(g, c, o, generated);
+    struct row_limit few = { s->n_decode, head + offsetof(struct step_head, n_decode) };
+    if (o->gathered)
+        few = (struct row_limit){ s->n_out, head + offsetof(struct step_head, n_out) };
+    if (few.n)
+        record_batch(g, c, o, few);
     for (unsigned k = 0; !o->gathered && s->n_prompt && k < OP_W_MAX && o->mat[k]; k++)
         for (uint32_t part = 0; part < o->mat[k]->n_parts; part++)
             record_tiles(g, c, o, k, part, s->n_prompt);

@@ -5,37 +5,19 @@
 #include "engine/exec/vulkan/weights.h"
 
 #define THREADS 128
-#define NORM_THREADS_MIN 64
-#define NORM_LANES_MAX 512
-#define NORM_EACH 8                     // elements that a lane sums, where there are enough lanes
 
 // ---- kernels ----------------------------------------------------------------------------------
-
-// Lanes that share one piece, a power of two. They depend on the piece alone: its sum has one order.
-static uint32_t norm_lanes(uint32_t piece)
-{
-    uint32_t lanes = NORM_EACH;
-    while (lanes < NORM_LANES_MAX && lanes * NORM_EACH < piece)
-        lanes *= 2;
-    return lanes;
-}
-
-static uint32_t norm_threads(uint32_t piece)
-{
-    return MAX(norm_lanes(piece), NORM_THREADS_MIN);
-}
 
 static int make_kernel(struct vk_program *g, struct vk_op *o, struct err *err)
 {
     const struct op *op = o->op;
-    const uint32_t norm[] = { norm_threads(op->norm.piece), norm_lanes(op->norm.piece) };
     const uint32_t glu[] = { THREADS, op->glu.act }, plain[] = { THREADS };
     switch (op->kind) {
     case OP_EMBED:
         return vk_kernel(g->vk, KERNEL_embed + vk_mat_quant(o->mat[0]), plain, ARRAY_LEN(plain),
                          &o->kernel, err);
     case OP_NORM:
-        return vk_kernel(g->vk, KERNEL_rows_norm, norm, ARRAY_LEN(norm), &o->kernel, err);
+        return vk_norm_init(g, o, err);
     case OP_GLU:
         return vk_kernel(g->vk, KERNEL_rows_glu, glu, ARRAY_LEN(glu), &o->kernel, err);
     case OP_GATHER:
@@ -78,30 +60,6 @@ static void record_embed(struct vk_program *g, struct vk_cmd *c, const struct vk
         const struct vk_groups n = { DIV_UP(m->n_in, THREADS * 8), vk_op_rows(o, s), 1 };
         vk_dispatch(c, o->kernel, "embed", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
     }
-}
-
-struct norm_push {                      // rows_norm.comp
-    VkDeviceAddress src, dst, weight, head;
-    uint32_t src_stride, dst_stride, piece, n_pieces, gathered, add;
-    float    eps, scale;
-};
-
-static void record_norm(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
-                        const struct shape *s)
-{
-    const struct op *op = o->op;
-    uint32_t src = op->src[0], dst = op->dst[0], piece = op->norm.piece;
-    const struct norm_push push = {
-        .src = g->slot[src].addr, .dst = g->slot[dst].addr, .weight = o->vector[0].addr,
-        .head = g->step.head.addr, .src_stride = g->stride[src], .dst_stride = g->stride[dst],
-        .piece = piece, .n_pieces = g->plan->slot_width[src] / piece, .gathered = o->gathered,
-        .add = op->flags & OP_ADD, .eps = op->norm.eps, .scale = op->norm.scale,
-    };
-    const struct vk_use uses[] = {
-        vk_reads(&g->slot[src]), vk_reads(&o->vector[0]), vk_writes(&g->slot[dst]) };
-    uint32_t at_once = norm_threads(piece) / norm_lanes(piece);
-    const struct vk_groups n = { DIV_UP(push.n_pieces, at_once), vk_op_rows(o, s), 1 };
-    vk_dispatch(c, o->kernel, "norm", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
 }
 
 // Padding is worked on as well: whole vectors of four.
@@ -159,7 +117,6 @@ void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
 {
     switch (o->op->kind) {
     case OP_EMBED: record_embed(g, c, o, s); break;
-    case OP_NORM: record_norm(g, c, o, s); break;
     case OP_GLU: record_glu(g, c, o, s); break;
     case OP_GATHER: record_gather(g, c, o, s); break;
     default: assert(!"not a row-wise operation");

@@ -176,8 +176,8 @@ static void record_op(struct vk_program *g, struct vk_cmd *c, const struct vk_op
     if (vk_op_rows(o, s) == 0)
         return;
     switch (o->op->kind) {
+    case OP_NORM: vk_norm_record(g, c, o, s); break;
     case OP_EMBED:
-    case OP_NORM:
     case OP_GLU:
     case OP_GATHER: vk_rows_record(g, c, o, s); break;
     case OP_ROPE: vk_rope_record(g, c, o, s); break;

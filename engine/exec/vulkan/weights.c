@@ -344,11 +344,16 @@ static void each_vector(struct vk_program *g,
 {
     for (uint32_t i = 0; i < g->plan->n_ops; i++) {
         const struct op *op = &g->plan->op[i];
+        struct vk_op *o = &g->op[i];
         if (op->kind == OP_NORM)
-            f(g, op->w[0], &g->op[i].vector[0], at, host);
+            f(g, op->w[0], &o->vector[0], at, host);
+        if (op->normed.w)
+            f(g, op->normed.w, &o->norm_weight[0], at, host);
+        if (op->added.w)
+            f(g, op->added.w, &o->norm_weight[1], at, host);
         for (unsigned k = 0; op->kind == OP_MATMUL && k < op->n_w; k++)
             if (op->bias[k])
-                f(g, op->bias[k], &g->op[i].vector[k], at, host);
+                f(g, op->bias[k], &o->vector[k], at, host);
     }
 }
 
