@@ -4,6 +4,9 @@
 // other workgroups; so the digest takes the rows of this step from where they come from, rounded as
 // they are stored, and only earlier ones from the page. Its sums run in one order whatever wrote
 // the rows: eight runs of eight tokens, added up in order.
+//
+// The first row of a block zeroes those that this step does not write: matrix units multiply what a
+// row does not see by zero, and the block's last owner may have left a NaN.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -31,7 +34,7 @@ const uint RUNS = 8, RUN_TOKENS = BLOCK_TOKENS / RUNS;
 const uint QUADS = HEAD_DIM / 4;
 
 shared float partial[RUNS * HEAD_DIM];
-shared uint n_new;                      // rows of the block that this step brings before the last
+shared uint n_near;                     // rows of this block in this step, before or after this one
 
 // ---- rows -------------------------------------------------------------------------------------
 
@@ -78,6 +81,16 @@ void write_row(uint type, uint64_t slice, uint j, Floats4 src, uint at)
             Words2(slice).v[j * QUADS + i] = uvec2(half_bits(x.x) | half_bits(x.y) << 16,
                                                    half_bits(x.z) | half_bits(x.w) << 16);
     }
+}
+
+void zero_rows(uint type, uint64_t slice, uint first)
+{
+    uint row_words = kv_row_bytes(type, HEAD_DIM) / 16, me = gl_LocalInvocationIndex;
+    for (uint i = first * row_words + me; i < BLOCK_TOKENS * row_words; i += THREADS)
+        Words4(slice).v[i] = uvec4(0);
+    const uint GROUPS = HEAD_DIM / KV_Q8_GROUP;
+    for (uint i = first * GROUPS + me; type == KV_Q8_0 && i < BLOCK_TOKENS * GROUPS; i += THREADS)
+        Shorts(slice + BLOCK_TOKENS * HEAD_DIM).v[i] = uint16_t(0);
 }
 
 // ---- digests ----------------------------------------------------------------------------------
@@ -151,6 +164,21 @@ void write_digest(Block b, uint to)
     }
 }
 
+// How many of the `most` rows before (by -1) or after this one are of its sequence; its rows are
+// consecutive.
+uint count_near(uint r, int by, uint most)
+{
+    uint seq = row.v[r].seq;
+    if (gl_LocalInvocationIndex == 0)
+        n_near = 0;
+    barrier();
+    for (uint i = 1 + gl_LocalInvocationIndex; i <= most; i += THREADS)
+        if (row.v[r + i * by].seq == seq)
+            atomicMax(n_near, i);
+    barrier();
+    return n_near;
+}
+
 void main()
 {
     uint r = gl_WorkGroupID.x, kv_head = gl_WorkGroupID.y, n_heads = gl_NumWorkGroups.y;
@@ -162,15 +190,14 @@ void main()
     uint64_t slice = page.v[block] + kv_head * (k_bytes + v_bytes);
     write_row(K_TYPE, slice, j, k, r * k_stride + kv_head * QUADS);
     write_row(V_TYPE, slice + k_bytes, j, v, r * v_stride + kv_head * QUADS);
-    if (j != BLOCK_TOKENS - 1)
-        return;
-    if (gl_LocalInvocationIndex == 0)
-        n_new = 0;
-    barrier();
-    for (uint i = 1 + gl_LocalInvocationIndex; i <= min(r, j); i += THREADS)
-        if (row.v[r - i].seq == me.seq)     // rows of a sequence are consecutive
-            atomicMax(n_new, i);
-    barrier();
-    write_digest(Block(slice, j - n_new, r - j, kv_head * QUADS),
-                 (block * n_heads + kv_head) * digest_stride);
+    if (j == 0) {
+        uint n = 1 + count_near(r, 1, min(BLOCK_TOKENS, head.n_rows - r) - 1);
+        zero_rows(K_TYPE, slice, n);
+        zero_rows(V_TYPE, slice + k_bytes, n);
+    }
+    if (j == BLOCK_TOKENS - 1) {
+        uint n = count_near(r, -1, min(r, j));
+        write_digest(Block(slice, j - n, r - j, kv_head * QUADS),
+                     (block * n_heads + kv_head) * digest_stride);
+    }
 }

@@ -539,6 +539,40 @@ TEST(pages_may_lie_anywhere)
     rig_close(&r);
 }
 
+// Matrix units multiply rows that are not there yet by zero: a NaN of the last owner would stay one.
+TEST(rows_not_yet_written_are_zeros)
+{
+    static const uint32_t odd[] = { 66, 4 };
+    for (int type = 0; type < KV_TYPE_COUNT; type++) {
+        struct shape_case c = { .heads = 2, .kv_heads = 2, .dim = 96, .k_type = (enum kv_type)type,
+                                .v_type = (enum kv_type)type };
+        struct rig r;
+        struct rows x;
+        uint32_t table[2];
+        rig_open(&r, &c);
+        rows_init(&x, &r, 70);
+        uint8_t *block = malloc(r.layout.block_bytes);
+        make_table(table, 0, 2);
+        memset(block, 0xff, r.layout.block_bytes);
+        vulkan_kv_write(&r.g.p, table[1], block);
+        run_chunks(&r, &x, odd, 2, 0, attn_policy_dense(), x.n);
+        vulkan_kv_read(&r.g.p, table[1], block);
+        size_t row = type == KV_F32 ? 96 * 4 : type == KV_F16 ? 96 * 2 : 96, scale = 96 / 32 * 2;
+        for (uint32_t i = 0; i < 4; i++) {              // K and V of both heads
+            const uint8_t *slice = block + kv_k_offset(&r.layout, 0, i / 2) +
+                                   i % 2 * r.layout.k_slice_bytes;
+            for (size_t k = 6 * row; k < 64 * row; k++)
+                REQUIRE_INT(slice[k], 0);
+            REQUIRE(slice[6 * row - 1] != 0xff || slice[5 * row] != 0xff);
+            for (size_t k = 6 * scale; type == KV_Q8_0 && k < 64 * scale; k++)
+                REQUIRE_INT(slice[64 * row + k], 0);
+        }
+        free(block);
+        rows_finish(&x);
+        rig_close(&r);
+    }
+}
+
 TEST(heads_that_do_not_fit_chunks)
 {
     struct err err;
