@@ -147,6 +147,17 @@ static uint64_t machine_memory_bytes(void)
     return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : UINT64_C(1) << 32;
 }
 
+// Blocks for a pool of which nothing else is known. A device's own memory is there to be used, of
+// the machine's others want some.
+static uint64_t usual_blocks(const struct engine *e, uint64_t per_seq)
+{
+    uint64_t block = e->layout.block_bytes;
+    uint64_t room = e->x->ops->kv_room ? e->x->ops->kv_room(e->prog) : 0;
+    if (room)
+        return MIN(room / block, e->limits.seqs_max * per_seq);
+    return CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
+}
+
 // How many blocks the pool gets, and how long a sequence may become.
 static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *n_blocks,
                      struct err *err)
@@ -157,7 +168,7 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
     uint64_t per_seq = DIV_UP(ctx, KV_BLOCK_TOKENS), block = e->layout.block_bytes;
     uint64_t n = p->kv_blocks ? p->kv_blocks : p->kv_memory_bytes / block;
     if (!p->kv_blocks && !p->kv_memory_bytes)
-        n = CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
+        n = usual_blocks(e, per_seq);
     if (n == 0)
         return err_set(err, -ENOSPC, "%llu bytes of KV memory, one block has %llu",
                        (unsigned long long)p->kv_memory_bytes, (unsigned long long)block);

@@ -7,6 +7,7 @@
 #include "base/base.h"
 #include "base/clock.h"
 
+#define ROOM_KEPT_BYTES (UINT64_C(512) << 20)
 #define SLOT_TIMEOUT_NS (60 * NS_PER_S)
 
 // ---- the device -------------------------------------------------------------------------------
@@ -123,6 +124,18 @@ static void vulkan_describe(const struct executor *x, char *buf, size_t size)
         }
 }
 
+// Attention's scratch still grows with the steps.
+static uint64_t vulkan_kv_room(struct program *p)
+{
+    struct vk_program *g = container_of(p, struct vk_program, p);
+    const struct vk_info *info = vk_info(g->vk);
+    uint64_t left = vk_left_bytes(g->vk, VK_HOME_DEVICE);
+    uint64_t keep = MAX(info->device_bytes / 16, ROOM_KEPT_BYTES);
+    if (info->software || info->integrated)
+        return 0;
+    return left > keep ? left - keep : 1;
+}
+
 static void vulkan_profile(struct program *p, bool on,
                            void (*f)(void *ctx, const char *label, uint64_t ns, uint64_t n),
                            void *ctx)
@@ -198,6 +211,7 @@ const struct executor_ops executor_vulkan = {
     .describe = vulkan_describe,
     .load = vulkan_load,
     .unload = vulkan_unload,
+    .kv_room = vulkan_kv_room,
     .kv_alloc = vulkan_kv_alloc,
     .kv_copy = vulkan_kv_copy,
     .kv_read = vulkan_kv_read,
