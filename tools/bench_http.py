@@ -28,7 +28,7 @@ from venvs import ROOT, commit, machine, model_file, release_build
 
 PERIOD_S = 0.05                 # of the null executor's steps when paced: 20 tokens/s a stream
 CONNECT_PER_S = 500             # new streams, when paced
-BUSY = 0.85                     # of a core: what counts as all of it
+BUSY = 0.8                      # of a core: what counts as all of it
 HEALTH_CONNECTIONS = 64
 TICKS_PER_S = os.sysconf('SC_CLK_TCK')
 
@@ -231,10 +231,11 @@ def measure(args):
 
 PAGE = '''# The HTTP side
 
-Made by `tools/bench_http.py` on {date}, {machine}, commit {commit}. godwitd runs on the null
-executor, which computes nothing: what is measured is HTTP, the scheduler, sampling over a
-vocabulary of 49,152, text and events. The clients run on the same machine and take their share of
-it.
+Made by `tools/bench_http.py` on {date}, {machine}, commit {commit}.{note}
+
+godwitd runs on the null executor, which computes nothing: what is measured is HTTP, the scheduler,
+sampling over a vocabulary of 49,152, text and events. The clients run on the same machine and take
+their share of it.
 
 ## Health
 
@@ -250,7 +251,8 @@ its own, so that the admin listener answers whatever the other one does.
 {n} streams of {tokens} tokens, each a connection of its own that asks `/v1/completions`; one Python
 process reads them all. Paced, the executor ends a step every {period:.0f} ms, so that a stream has
 {rate:.0f} tokens/s at most, and {connect} streams begin in a second. Unpaced, all begin at once and
-steps take no time of their own.
+steps take no time of their own. The server has just started: it learns from these streams what a
+step costs, and lets prompts in as it learns.
 
 | | paced | unpaced |
 |---|---|---|
@@ -310,7 +312,8 @@ def write_page(args, found):
     args.out.write_text(PAGE.format(
         date=datetime.date.today(), machine=machine(), commit=commit(), seconds=args.seconds,
         connections=HEALTH_CONNECTIONS, n=f'{args.streams:,}', tokens=args.tokens,
-        period=PERIOD_S * 1000, connect=CONNECT_PER_S, rate=1 / PERIOD_S, bound=bound(found),
+        note=f' {args.note}' if args.note else '', period=PERIOD_S * 1000, rate=1 / PERIOD_S,
+        connect=CONNECT_PER_S, bound=bound(found),
         health='\n'.join(health_rows(found)), streams='\n'.join(stream_rows(found))))
 
 
@@ -321,6 +324,7 @@ def main():
     p.add_argument('--tokens', type=int, default=100)
     p.add_argument('--connect-per-s', type=float, default=CONNECT_PER_S, help='only with --url')
     p.add_argument('--seconds', type=int, default=5, help='of wrk for each listener')
+    p.add_argument('--note', help='a sentence for the page: what was special about this run')
     p.add_argument('--out', type=Path, default=ROOT / 'docs' / 'http.md')
     args = p.parse_args()
     if args.url:
