@@ -231,7 +231,7 @@ def measure(args):
 
 PAGE = '''# The HTTP side
 
-Made by `tools/bench_http.py` on {date}, {machine}, commit {commit}.{note}
+{made}
 
 godwitd runs on the null executor, which computes nothing: what is measured is HTTP, the scheduler,
 sampling over a vocabulary of 49,152, text and events. The clients run on the same machine and take
@@ -309,11 +309,12 @@ def bound(found):
 
 
 def write_page(args, found):
+    made = (f'Made by `tools/bench_http.py` on {datetime.date.today()}, {machine()}, commit '
+            f'{commit()}. {args.note or ""}')
     args.out.write_text(PAGE.format(
-        date=datetime.date.today(), machine=machine(), commit=commit(), seconds=args.seconds,
+        made=textwrap.fill(made.rstrip(), 100), seconds=args.seconds,
         connections=HEALTH_CONNECTIONS, n=f'{args.streams:,}', tokens=args.tokens,
-        note=f' {args.note}' if args.note else '', period=PERIOD_S * 1000, rate=1 / PERIOD_S,
-        connect=CONNECT_PER_S, bound=bound(found),
+        period=PERIOD_S * 1000, rate=1 / PERIOD_S, connect=CONNECT_PER_S, bound=bound(found),
         health='\n'.join(health_rows(found)), streams='\n'.join(stream_rows(found))))
 
 
