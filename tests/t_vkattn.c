@@ -249,7 +249,7 @@ static void make_table(uint32_t *table, uint32_t first, uint32_t n)
 
 // The sequence in chunks of the given sizes, cyclically; outputs from row `first` on into x->a.
 static void run_chunks(struct rig *r, struct rows *x, const uint32_t *chunk, uint32_t n_chunks,
-                       uint32_t first_block, struct attn_policy attn, uint32_t first)
+                       uint32_t first_block, struct attn_policy attn, uint32_t first, bool decode)
 {
     uint32_t table[BLOCKS], n_blocks = DIV_UP(x->n, KV_BLOCK_TOKENS);
     make_table(table, first_block, n_blocks);
@@ -260,6 +260,7 @@ static void run_chunks(struct rig *r, struct rows *x, const uint32_t *chunk, uin
         rows_put(r, x, pos, n, 0);
         struct batch_seq seq = {
             .block = table, .n_blocks = n_blocks, .n_rows = n, .pos0 = pos, .attn = attn,
+            .decode = decode,
         };
         struct batch b = { .n_rows = n, .n_seqs = 1, .seq = &seq };
         step(r, &b, pos < first ? WRITE : WRITE | READ);
@@ -298,30 +299,40 @@ static double error_of(const struct rig *r, const struct shape_case *c, const st
             TEST_FAIL("%s = %g, more than %g", #value, v_, l_); \
     } while (0)
 
-// Chunks, splits and whole rows: rows from `first` on have the same bits however they came about,
-// near those of the oracle. With the kernel for narrow subgroups or for wide ones.
+// The rows from `first` on have the same bits however they came about, near those of the oracle:
+// cut into chunks, and generated ones in splits or whole.
+static void check_rows(struct rig *r, const struct shape_case *c, struct rows *x, uint32_t first,
+                       struct attn_policy attn, bool decode)
+{
+    static const uint32_t whole[] = { ROWS_MAX }, odd[] = { 3, 64, 1, 130, 17 };
+    size_t at = (size_t)first * r->plan.slot_width[SLOT_A];
+    size_t bytes = (size_t)(x->n - first) * r->plan.slot_width[SLOT_A] * sizeof(float);
+    float *want = malloc(bytes);
+    run_chunks(r, x, whole, 1, 0, attn, first, decode);
+    REQUIRE_BELOW(error_of(r, c, x, attn, first), 2e-6);
+    memcpy(want, x->a + at, bytes);
+    run_chunks(r, x, odd, ARRAY_LEN(odd), 7, attn, first, decode);
+    REQUIRE(memcmp(want, x->a + at, bytes) == 0);
+    r->g.attn->splits_max = 0;
+    if (decode) {
+        run_chunks(r, x, whole, 1, 0, attn, first, decode);
+        REQUIRE(memcmp(want, x->a + at, bytes) == 0);
+    }
+    free(want);
+}
+
+// With the kernels for narrow subgroups or for wide ones.
 static void check(const struct shape_case *c, uint32_t n, uint32_t first, struct attn_policy attn,
                   bool is_wide)
 {
-    static const uint32_t whole[] = { ROWS_MAX }, odd[] = { 3, 64, 1, 130, 17 };
     struct rig r;
     struct rows x;
     struct err err;
     rig_open(&r, c);
     rows_init(&x, &r, n);
-    REQUIRE_OK(attn_make_gather(&r.g, is_wide, &err), err);
-    run_chunks(&r, &x, whole, 1, 0, attn, first);
-    REQUIRE_BELOW(error_of(&r, c, &x, attn, first), 2e-6);
-    size_t at = (size_t)first * r.plan.slot_width[SLOT_A];
-    size_t bytes = (size_t)(n - first) * r.plan.slot_width[SLOT_A] * sizeof(float);
-    float *want = malloc(bytes);
-    memcpy(want, x.a + at, bytes);
-    run_chunks(&r, &x, odd, ARRAY_LEN(odd), 7, attn, first);
-    REQUIRE(memcmp(want, x.a + at, bytes) == 0);
-    r.g.attn->splits_max = 0;
-    run_chunks(&r, &x, whole, 1, 0, attn, first);
-    REQUIRE(memcmp(want, x.a + at, bytes) == 0);
-    free(want);
+    REQUIRE_OK(attn_make_readers(&r.g, is_wide, &err), err);
+    check_rows(&r, c, &x, first, attn, true);
+    check_rows(&r, c, &x, first, attn, false);
     rows_finish(&x);
     rig_close(&r);
 }
@@ -480,11 +491,11 @@ TEST(slices)
     struct rows x;
     rig_open(&r, &c);
     rows_init(&x, &r, 400);
-    run_chunks(&r, &x, whole, 1, 0, attn, 0);
+    run_chunks(&r, &x, whole, 1, 0, attn, 0, false);
     float *first = malloc(rows_bytes(&r, &x));
     memcpy(first, x.a, rows_bytes(&r, &x));
     r.g.attn->score_bytes_max = 40 * 16;                // of one row at a time, or few
-    run_chunks(&r, &x, whole, 1, 0, attn, 0);
+    run_chunks(&r, &x, whole, 1, 0, attn, 0, false);
     REQUIRE(r.g.attn->slice.bytes >= 16 * sizeof(struct attn_slice));
     REQUIRE(memcmp(first, x.a, rows_bytes(&r, &x)) == 0);
     free(first);
@@ -504,7 +515,7 @@ TEST(pages_may_lie_anywhere)
     struct rows x;
     rig_open(&r, &c);
     rows_init(&x, &r, 200);
-    run_chunks(&r, &x, whole, 1, 0, attn_policy_dense(), 199);
+    run_chunks(&r, &x, whole, 1, 0, attn_policy_dense(), 199, true);
     uint32_t width = r.plan.slot_width[SLOT_A];
     float want[256], got[256];
     memcpy(want, x.a + 199 * width, width * sizeof(float));
@@ -555,7 +566,7 @@ TEST(rows_not_yet_written_are_zeros)
         make_table(table, 0, 2);
         memset(block, 0xff, r.layout.block_bytes);
         vulkan_kv_write(&r.g.p, table[1], block);
-        run_chunks(&r, &x, odd, 2, 0, attn_policy_dense(), x.n);
+        run_chunks(&r, &x, odd, 2, 0, attn_policy_dense(), x.n, false);
         vulkan_kv_read(&r.g.p, table[1], block);
         size_t row = type == KV_F32 ? 96 * 4 : type == KV_F16 ? 96 * 2 : 96, scale = 96 / 32 * 2;
         for (uint32_t i = 0; i < 4; i++) {              // K and V of both heads

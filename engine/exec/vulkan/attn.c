@@ -10,10 +10,13 @@
 #define SCORE_THREADS 64
 #define CHOOSE_THREADS 256
 
-// How attn_gather spreads over invocations. A wide subgroup wants loads side by side and many in
-// flight; a narrow one is a processor's vector, which wants them one after the other.
-struct spread { uint32_t threads, lanes, at_once, v_batch; };
-static const struct spread wide = { 256, 4, 4, 8 }, narrow = { 64, 4, 4, 2 };
+// How attn_gather and attn_tile spread over invocations. A wide subgroup wants loads side by side
+// and many in flight; a narrow one is a processor's vector, which wants few at a time.
+struct spread { uint32_t threads, lanes, at_once, v_batch, tile_lanes; };
+static const struct spread wide = { 256, 4, 4, 8, 8 }, narrow = { 64, 4, 4, 2, 4 };
+
+#define TILE_QUADS_MAX 8                // queries in fours: room in registers for their sums
+#define TILE_QUERY_MAX 1024             // and in shared memory, in vec4s: 16 KiB
 
 // ---- life -------------------------------------------------------------------------------------
 
@@ -25,18 +28,31 @@ static void choose_heads(struct vk_attn *a, uint32_t dim)
     a->heads = MIN(4 * DIV_UP(quads, parts), a->group);
 }
 
-int attn_make_gather(struct vk_program *g, bool is_wide, struct err *err)
+// Neighbouring rows, as many as there is room for their queries.
+static void choose_tile(struct vk_attn *a, uint32_t dim, uint32_t v_chunks, uint32_t threads)
+{
+    uint32_t most = MIN(MIN((uint32_t)TILE_QUADS_MAX, TILE_QUERY_MAX / dim), threads / v_chunks);
+    a->tile_heads = MIN(4 * most, a->group);
+    a->tile_rows = 1;
+    while (a->tile_rows * 2 * a->tile_heads <= 4 * most && a->tile_rows < KV_BLOCK_TOKENS)
+        a->tile_rows *= 2;
+}
+
+int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
 {
     struct vk_attn *a = g->attn;
-    uint32_t dim = g->cfg->head_dim;
+    uint32_t dim = g->cfg->head_dim, k = g->params.k_type, v = g->params.v_type;
+    uint32_t v_chunks = dim / (v == KV_F32 ? 4 : 8);
     struct spread s = is_wide ? wide : narrow;
-    while (s.threads < dim / 4)                         // one for each chunk of a row of V
+    while (s.threads < v_chunks)                        // each has one of them
         s.threads *= 2;
-    const uint32_t spec[] = {
-        s.threads, dim, a->group, a->heads, g->params.k_type, g->params.v_type, s.lanes, s.at_once,
-        s.v_batch,
-    };
-    return vk_kernel(g->vk, KERNEL_attn_gather, spec, ARRAY_LEN(spec), &a->gather, err);
+    choose_tile(a, dim, v_chunks, s.threads);
+    const uint32_t gather[] = {
+        s.threads, dim, a->group, a->heads, k, v, s.lanes, s.at_once, s.v_batch };
+    const uint32_t tile[] = {
+        s.threads, dim, a->group, a->tile_heads, a->tile_rows, k, v, s.tile_lanes };
+    int r = vk_kernel(g->vk, KERNEL_attn_gather, gather, ARRAY_LEN(gather), &a->gather, err);
+    return r ? r : vk_kernel(g->vk, KERNEL_attn_tile, tile, ARRAY_LEN(tile), &a->tile, err);
 }
 
 static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
@@ -45,7 +61,7 @@ static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err
     const uint32_t merge[] = { MERGE_THREADS, dim };
     const uint32_t score[] = { SCORE_THREADS, dim, a->group };
     const uint32_t choose[] = { CHOOSE_THREADS, a->group };
-    int r = attn_make_gather(g, vk_info(g->vk)->subgroup > 8, err);
+    int r = attn_make_readers(g, vk_info(g->vk)->subgroup > 8, err);
     if (r == 0)
         r = vk_kernel(g->vk, KERNEL_attn_merge, merge, ARRAY_LEN(merge), &a->merge, err);
     if (r == 0)
@@ -141,6 +157,12 @@ struct merge_push {                     // attn_merge.comp
     uint32_t dst_stride;
 };
 
+struct tile_push {                      // attn_tile.comp
+    VkDeviceAddress q, dst, row, attn_row, table, list, tile, page;
+    uint32_t q_stride, dst_stride;
+    float    scale, softcap;
+};
+
 static_assert(sizeof(struct gather_push) <= VK_PUSH_BYTES, "push constants");
 
 static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct op *op,
@@ -159,8 +181,8 @@ static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct o
         vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_reads(&a->list),
         vk_writes(&a->partial_ml), vk_writes(&a->partial_o), vk_writes(&g->slot[op->dst[0]]),
     };
-    vk_dispatch_indirect(c, a->gather, "attn_gather", &push, sizeof(push), &class->groups, 0, uses,
-                         ARRAY_LEN(uses));
+    vk_dispatch_indirect(c, a->gather, "attn_gather", &push, sizeof(push), &class->groups,
+                         offsetof(struct attn_groups, gather), uses, ARRAY_LEN(uses));
 }
 
 static void record_merge(struct vk_program *g, struct vk_cmd *c, const struct op *op,
@@ -178,6 +200,25 @@ static void record_merge(struct vk_program *g, struct vk_cmd *c, const struct op
     vk_dispatch(c, a->merge, "attn_merge", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
 }
 
+static void record_tile(struct vk_program *g, struct vk_cmd *c, const struct op *op,
+                        const struct attn_class *class)
+{
+    const struct vk_attn *a = g->attn;
+    const struct tile_push push = {
+        .q = g->slot[op->src[0]].addr, .dst = g->slot[op->dst[0]].addr,
+        .row = g->step.row.addr, .attn_row = class->row.addr, .table = g->step.table.addr,
+        .list = a->list.addr, .tile = class->tile.addr, .page = vk_kv_pages(g, op->layer),
+        .q_stride = g->stride[op->src[0]], .dst_stride = g->stride[op->dst[0]],
+        .scale = op->attn.scale, .softcap = op->attn.softcap,
+    };
+    const struct vk_use uses[] = {
+        vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_reads(&a->list),
+        vk_writes(&g->slot[op->dst[0]]),
+    };
+    vk_dispatch_indirect(c, a->tile, "attn_tile", &push, sizeof(push), &class->groups,
+                         offsetof(struct attn_groups, tile), uses, ARRAY_LEN(uses));
+}
+
 void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s)
 {
@@ -186,7 +227,10 @@ void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
         record_score(g, c, o->op, i);
         record_choose(g, c, i);
     }
-    record_gather(g, c, o->op, class);
-    if (!s->attn_whole)
-        record_merge(g, c, o->op, class, s->n_decode + s->n_prompt);
+    if (s->n_prompt)
+        record_tile(g, c, o->op, class);
+    if (s->n_decode)
+        record_gather(g, c, o->op, class);
+    if (s->n_decode && !s->attn_whole)
+        record_merge(g, c, o->op, class, s->n_decode);
 }

@@ -3,8 +3,9 @@
 //
 // Rows of generated tokens are gathered: a unit is one split of a row's list (attn_gather.comp),
 // and attn_merge.comp folds the partial results. When those would take too much memory, units are
-// whole rows. Rows of topk first choose their blocks (select_score.comp, select_choose.comp), in
-// slices of as many rows as there is room for their scores.
+// whole rows. Rows of prompts are taken in tiles of neighbours (attn_tile.comp). Rows of topk first
+// choose their blocks (select_score.comp, select_choose.comp), in slices of as many rows as there is
+// room for their scores.
 #pragma once
 #include "engine/exec/vulkan/vulkan.h"
 
@@ -18,9 +19,10 @@ struct attn_row {
     uint32_t start, sink;               // struct row_sight
     uint32_t n, n_sink, first;          // struct row_view
     uint32_t list;                      // its lists, n entries for each KV head; ATTN_NO_LIST
-    uint32_t partial, n_splits;         // its partial results
+    uint32_t partial, n_splits;         // its partial results; of a row that is gathered
 };
 struct attn_unit { uint32_t row, split, n_splits; };
+struct attn_tile { uint32_t row, n_rows; };
 struct attn_select {
     uint32_t row;
     uint32_t sink, n, local, chosen;    // blocks: sinks, candidates, local ones; of the candidates
@@ -37,9 +39,12 @@ struct attn_class {
     uint32_t n_ops;                     // attention operations of the plan
     struct vk_mem row;                  // (rows_max) struct attn_row, upload
     struct vk_mem unit;                 // (n_units) struct attn_unit, upload
-    struct vk_mem groups;               // struct vk_groups of the units, upload
+    struct vk_mem tile;                 // (rows_max) struct attn_tile, upload
+    struct vk_mem groups;               // struct attn_groups, upload
     size_t   n_splits;                  // of all gathered rows
 };
+
+struct attn_groups { struct vk_groups gather, tile; };
 
 struct vk_attn {
     struct attn_class *class;           // (n_classes), owned
@@ -48,7 +53,8 @@ struct vk_attn {
     uint32_t heads;                     // of those, how many a workgroup gathers for
     uint32_t splits_max;                // of a step, before rows run whole
     size_t   score_bytes_max;           // of a slice
-    const struct vk_kernel *gather, *merge, *score, *choose;
+    uint32_t tile_rows, tile_heads;     // of a tile, at most; tile_rows a power of two
+    const struct vk_kernel *gather, *merge, *tile, *score, *choose;
 
     struct vk_mem select;               // (n_selects) struct attn_select, upload
     struct vk_mem slice;                // (attn_slices) struct attn_slice, upload
@@ -61,6 +67,12 @@ struct vk_attn {
     struct vk_mem list;                 // (list_entries) uint32
 };
 
+// Workgroups of a KV head that each take `heads` of its query heads.
+static inline uint32_t attn_parts(const struct vk_attn *a, uint32_t heads)
+{
+    return DIV_UP(a->group, heads);
+}
+
 static inline uint32_t attn_head_quads(const struct vk_attn *a)
 {
     return DIV_UP(a->group, 4);
@@ -71,8 +83,8 @@ static inline size_t attn_partial_bytes(const struct vk_program *g)
     return g->cfg->n_heads * (size_t)(g->cfg->head_dim + 2) * sizeof(float);
 }
 
-// attn.c: the kernel that gathers, for wide subgroups or for narrow ones.
-int  attn_make_gather(struct vk_program *g, bool is_wide, struct err *err);
+// attn.c: the kernels that read K and V, for wide subgroups or for narrow ones.
+int  attn_make_readers(struct vk_program *g, bool is_wide, struct err *err);
 // attn_units.c: the classes of the plan, and what vk_attn_prepare does.
 int  vk_attn_classes_init(struct vk_program *g, struct err *err);
 void vk_attn_classes_finish(struct vk_program *g);

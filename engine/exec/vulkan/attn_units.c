@@ -38,7 +38,10 @@ int vk_attn_classes_init(struct vk_program *g, struct err *err)
         r = vk_alloc(g->vk, VK_HOME_UPLOAD, g->params.rows_max * sizeof(struct attn_row), &c->row,
                      err);
         if (r == 0)
-            r = vk_alloc(g->vk, VK_HOME_UPLOAD, sizeof(struct vk_groups), &c->groups, err);
+            r = vk_alloc(g->vk, VK_HOME_UPLOAD, g->params.rows_max * sizeof(struct attn_tile),
+                         &c->tile, err);
+        if (r == 0)
+            r = vk_alloc(g->vk, VK_HOME_UPLOAD, sizeof(struct attn_groups), &c->groups, err);
     }
     return r;
 }
@@ -49,6 +52,7 @@ void vk_attn_classes_finish(struct vk_program *g)
     for (uint32_t i = 0; i < a->n_classes; i++) {
         vk_free(g->vk, &a->class[i].row);
         vk_free(g->vk, &a->class[i].unit);
+        vk_free(g->vk, &a->class[i].tile);
         vk_free(g->vk, &a->class[i].groups);
     }
     free(a->class);
@@ -68,7 +72,6 @@ static int grow(struct vk_program *g, struct vk_mem *m, enum vk_home home, size_
 
 // ---- rows -------------------------------------------------------------------------------------
 
-// Calls f for every row of the batch.
 #define FOR_EACH_ROW(b, s, row, pos_) \
     for (const struct batch_seq *s = (b)->seq; s < (b)->seq + (b)->n_seqs; s++) \
         for (uint32_t row = s->row0, pos_ = s->pos0; row < s->row0 + s->n_rows; row++, pos_++)
@@ -84,7 +87,7 @@ static int measure(struct vk_program *g, struct err *err)
         c->n_splits = 0;
         FOR_EACH_ROW(g->batch, s, row, pos) {
             uint32_t n = attn_view(&s->attn, c->window, pos).n;
-            c->n_splits += DIV_UP(n, ATTN_SPLIT_BLOCKS);
+            c->n_splits += s->decode ? DIV_UP(n, ATTN_SPLIT_BLOCKS) : 0;
             if (!attn_view_selects(&s->attn, c->window, pos))
                 continue;
             struct topk_split k = topk_split_for(&s->attn, pos);
@@ -98,6 +101,7 @@ static int measure(struct vk_program *g, struct err *err)
     return 0;
 }
 
+// Upload memory is written in order and never read.
 static void fill_rows(struct vk_program *g, struct attn_class *c)
 {
     struct vk_attn *a = g->attn;
@@ -110,7 +114,7 @@ static void fill_rows(struct vk_program *g, struct attn_class *c)
         struct attn_row r = {
             .start = sight.start, .sink = sight.sink, .n = v.n, .n_sink = v.n_sink,
             .first = v.first, .list = ATTN_NO_LIST, .partial = partial,
-            .n_splits = DIV_UP(v.n, ATTN_SPLIT_BLOCKS),
+            .n_splits = s->decode ? DIV_UP(v.n, ATTN_SPLIT_BLOCKS) : 0,
         };
         partial += r.n_splits;
         if (attn_view_selects(&s->attn, c->window, pos)) {
@@ -128,18 +132,48 @@ static void fill_rows(struct vk_program *g, struct attn_class *c)
 
 // ---- units ------------------------------------------------------------------------------------
 
-static void fill_units(struct vk_program *g, struct attn_class *c, bool whole)
+static uint32_t fill_units(struct vk_program *g, struct attn_class *c, bool whole)
 {
-    const struct attn_row *row = c->row.map;
     struct attn_unit *unit = c->unit.map;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < g->batch->n_rows; i++) {
-        uint32_t each = whole ? row[i].n_splits : 1;
-        for (uint32_t split = 0; split < row[i].n_splits; split += each)
-            unit[n++] = (struct attn_unit){ i, split, each };
+    FOR_EACH_ROW(g->batch, s, row, pos) {
+        if (!s->decode)
+            break;                      // what follows are prompts
+        uint32_t splits = DIV_UP(attn_view(&s->attn, c->window, pos).n, ATTN_SPLIT_BLOCKS);
+        uint32_t each = whole ? splits : 1;
+        for (uint32_t split = 0; split < splits; split += each)
+            unit[n++] = (struct attn_unit){ row, split, each };
     }
-    *(struct vk_groups *)c->groups.map = (struct vk_groups){
-        n, g->cfg->n_kv_heads * DIV_UP(g->attn->group, g->attn->heads), 1 };
+    return n;
+}
+
+// Rows whose positions share a multiple of tile_rows; the deepest of a sequence first, since they
+// take longest.
+static uint32_t fill_tiles(struct vk_program *g, struct attn_class *c)
+{
+    struct attn_tile *tile = c->tile.map;
+    uint32_t n = 0, rows = g->attn->tile_rows;
+    for (uint32_t i = 0; i < g->batch->n_seqs; i++) {
+        const struct batch_seq *s = &g->batch->seq[i];
+        uint32_t end = s->pos0 + s->n_rows, pos;
+        for (; !s->decode && end > s->pos0; end = pos) {
+            pos = MAX((end - 1) / rows * rows, s->pos0);
+            tile[n++] = (struct attn_tile){ s->row0 + pos - s->pos0, end - pos };
+        }
+    }
+    return n;
+}
+
+static void fill_class(struct vk_program *g, struct attn_class *c, bool whole)
+{
+    const struct vk_attn *a = g->attn;
+    uint32_t heads = g->cfg->n_kv_heads;
+    fill_rows(g, c);
+    uint32_t n_units = fill_units(g, c, whole), n_tiles = fill_tiles(g, c);
+    *(struct attn_groups *)c->groups.map = (struct attn_groups){
+        .gather = { n_units, heads * attn_parts(a, a->heads), 1 },
+        .tile = { n_tiles, heads * attn_parts(a, a->tile_heads), 1 },
+    };
 }
 
 // Rows of a slice's scores; at least one, whatever the cap.
@@ -234,10 +268,8 @@ int vk_attn_prepare(struct vk_program *g, struct shape *s, struct err *err)
     r = make_room(g, s, err);
     if (r)
         return r;
-    for (uint32_t i = 0; i < a->n_classes; i++) {
-        fill_rows(g, &a->class[i]);
-        fill_units(g, &a->class[i], s->attn_whole);
-    }
+    for (uint32_t i = 0; i < a->n_classes; i++)
+        fill_class(g, &a->class[i], s->attn_whole);
     if (s->attn_slices)
         fill_slices(g, s->attn_slices);
     count_blocks(g);
