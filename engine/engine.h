@@ -30,7 +30,8 @@ struct engine_params {
     uint32_t    kv_blocks;          // of the block pool; 0: as many as kv_memory_bytes holds
     uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
                                     // this machine's memory, at least one sequence; on a device
-                                    // with memory of its own, what seqs_max may fill, if it is there
+                                    // with memory of its own, what seqs_max full ones need, or
+                                    // what there is
     uint32_t    seqs_max;           // running at once; 0: 64
     uint32_t    queue_max;          // waiting requests; 0: 256
     uint32_t    max_step_ms;        // goal for one step, sizes prefill chunks; 0: 100

@@ -1,6 +1,6 @@
-// Protects attention on any executor: rows, blocks and digests against the oracle of ref.c, and that
-// a row's bits depend neither on the batch, nor on chunks, nor on threads. TEST_DEVICE names the
-// device.
+// Protects attention on any executor: rows, blocks and digests against the oracle of ref.c, and
+// that a row's bits depend neither on the batch, nor on chunks, nor on threads. TEST_DEVICE names
+// the device.
 #include "tests/rig.h"
 #include <math.h>
 #include "base/base.h"

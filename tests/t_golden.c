@@ -258,8 +258,9 @@ static struct engine *open_model(const struct golden *g, bool exact)
     if (!test_model(g->file, path, sizeof(path)))
         SKIP("no %s: run tools/model --all", g->file);
     const char *device = getenv("TEST_DEVICE");
-    struct engine_params p = { .model_path = path, .device = device ? device : "cpu", .exact = exact,
-                               .ctx_tokens = TOKENS_MAX, .attn = attn_policy_dense() };
+    struct engine_params p = { .model_path = path, .device = device ? device : "cpu",
+                               .exact = exact, .ctx_tokens = TOKENS_MAX,
+                               .attn = attn_policy_dense() };
     struct engine *e;
     struct err err = { 0 };
     REQUIRE_OK(engine_open(&e, &p, &err), err);

@@ -1,5 +1,5 @@
-// Protects the frame of the Vulkan executor: command buffers by shape, and what is left after memory
-// ran out, a step hung or the device was lost. TEST_DEVICE names the device.
+// Protects the frame of the Vulkan executor: command buffers by shape, and what is left after
+// memory ran out, a step hung or the device was lost. TEST_DEVICE names the device.
 #include "tests/rig.h"
 #include <errno.h>
 #include <math.h>

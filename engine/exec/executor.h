@@ -112,8 +112,8 @@ struct executor_ops {
                  const struct load_params *p, struct program **ret, struct err *err);
     void (*unload)(struct program *g);
 
-    // Bytes of the device's own memory that kv_alloc() may take and still leave room for steps. NULL
-    // or 0: it takes the machine's.
+    // Bytes of the device's own memory that kv_alloc() may take and still leave room for steps.
+    // NULL or 0: it takes the machine's.
     uint64_t (*kv_room)(struct program *g);
     // The block pool: allocates n_blocks blocks and fills in the layout. Once per program.
     int  (*kv_alloc)(struct program *g, uint32_t n_blocks, struct kv_layout *ret, struct err *err);

@@ -71,15 +71,16 @@ struct step_mem {
     struct vk_mem table;                // block tables of all sequences, one after the other
 };
 
-// What a command buffer is recorded for: counts rounded up (never beyond rows_max and outputs_max), so that few shapes occur. The last two
-// are attention's (attn.h): rows of generated tokens run whole, not in splits; and the number of
-// slices in which rows choose their blocks, 0 where none does.
+// What a command buffer is recorded for: counts rounded up, never beyond rows_max and outputs_max,
+// so that few shapes occur. The last two are attention's (attn.h): rows of generated tokens run
+// whole, not in splits; and the number of slices in which rows choose their blocks, 0 where none
+// does.
 struct shape { uint32_t n_decode, n_prompt, n_out; bool attn_whole; uint32_t attn_slices; };
 
 // ---- RoPE (rope.c) ----------------------------------------------------------------------------
 
 struct vk_rope {
-    struct vk_mem turn;                 // (rows_max, half, 2) cos and sin of the step's rows, upload
+    struct vk_mem turn;                 // (rows_max, half, 2) cos, sin of the step's rows, upload
     uint32_t      half;                 // n_rot / 2; 0: unused
     float         magnitude;
     double       *table;                // (ROPE_DIGITS, ROPE_BASE, 2, half) cos | sin, owned
