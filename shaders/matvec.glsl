@@ -14,8 +14,9 @@ layout(constant_id = 0) const uint THREADS = 64;
 layout(constant_id = 1) const uint TEAM = 32;       // a power of two
 layout(constant_id = 2) const uint OUTS = 2;
 layout(constant_id = 3) const uint ROWS = 1;
-layout(constant_id = 4) const bool FLOATS = false;  // inputs are the slot's, else act.glsl's
-layout(constant_id = 5) const float SOFTCAP = 0.0;  // 0: none
+layout(constant_id = 4) const uint DEPTH = 1;       // groups asked for at once
+layout(constant_id = 5) const bool FLOATS = false;  // inputs are the slot's, else act.glsl's
+layout(constant_id = 6) const float SOFTCAP = 0.0;  // 0: none
 
 #include "act.glsl"
 
@@ -72,20 +73,30 @@ float fma_four(vec4 w, vec4 x, float sum)
     return fma(w.w, x.w, fma(w.z, x.z, fma(w.y, x.y, fma(w.x, x.x, sum))));
 }
 
+void add_chunk(Work k, uint chunk, vec4 lo[OUTS], vec4 hi[OUTS], inout float sum[SUMS])
+{
+    uint stride = (n_in + 31) / 32 * 8;
+    [[unroll]] for (uint c = 0; c < ROWS; c++) {
+        uint at = input_row(k, c) * stride + 2 * chunk;
+        vec4 x = Floats4(src).v[at], y = Floats4(src).v[at + 1];
+        [[unroll]] for (uint o = 0; o < OUTS; o++)
+            sum[c * OUTS + o] = fma_four(hi[o], y, fma_four(lo[o], x, sum[c * OUTS + o]));
+    }
+}
+
 void multiply_floats(Work k, inout float sum[SUMS])
 {
     QuantPart w = QuantPart(target[k.target].w, row_bytes, n_in);
-    uint n_chunks = (n_in + 7) / 8, stride = (n_in + 31) / 32 * 8;
-    for (uint chunk = gl_LocalInvocationIndex % TEAM; chunk < n_chunks; chunk += TEAM) {
-        vec4 lo[OUTS], hi[OUTS];
-        [[unroll]] for (uint o = 0; o < OUTS; o++)
-            quant_eight(w, matrix_row(k, o), chunk, lo[o], hi[o]);
-        [[unroll]] for (uint c = 0; c < ROWS; c++) {
-            uint at = input_row(k, c) * stride + 2 * chunk;
-            vec4 x = Floats4(src).v[at], y = Floats4(src).v[at + 1];
+    uint n_chunks = (n_in + 7) / 8;
+    for (uint chunk = gl_LocalInvocationIndex % TEAM; chunk < n_chunks; chunk += TEAM * DEPTH) {
+        vec4 lo[DEPTH][OUTS], hi[DEPTH][OUTS];
+        [[unroll]] for (uint d = 0; d < DEPTH; d++)
             [[unroll]] for (uint o = 0; o < OUTS; o++)
-                sum[c * OUTS + o] = fma_four(hi[o], y, fma_four(lo[o], x, sum[c * OUTS + o]));
-        }
+                quant_eight(w, matrix_row(k, o), min(chunk + d * TEAM, n_chunks - 1), lo[d][o],
+                            hi[d][o]);
+        [[unroll]] for (uint d = 0; d < DEPTH; d++)
+            if (chunk + d * TEAM < n_chunks)
+                add_chunk(k, chunk + d * TEAM, lo[d], hi[d], sum);
     }
 }
 
@@ -133,22 +144,30 @@ float add_group(QuantGroup q, ActGroup a, float sum)
     return fma(a.scale, x, sum);
 }
 
+void add_raw(Work k, uint group, QuantRaw raw[OUTS], inout float sum[SUMS])
+{
+    QuantGroup q[OUTS];
+    [[unroll]] for (uint o = 0; o < OUTS; o++)
+        q[o] = quant_unpack(raw[o], group);
+    [[unroll]] for (uint c = 0; c < ROWS; c++) {
+        ActGroup a = load_act(input_row(k, c), group);
+        [[unroll]] for (uint o = 0; o < OUTS; o++)
+            sum[c * OUTS + o] = add_group(q[o], a, sum[c * OUTS + o]);
+    }
+}
+
 void multiply_ints(Work k, inout float sum[SUMS])
 {
     QuantPart w = QuantPart(target[k.target].w, row_bytes, n_in);
     uint n_groups = n_in / 32;
-    for (uint group = gl_LocalInvocationIndex % TEAM; group < n_groups; group += TEAM) {
-        QuantRaw raw[OUTS];
-        [[unroll]] for (uint o = 0; o < OUTS; o++)
-            raw[o] = quant_load(w, matrix_row(k, o), group);
-        QuantGroup q[OUTS];
-        [[unroll]] for (uint o = 0; o < OUTS; o++)
-            q[o] = quant_unpack(raw[o], group);
-        [[unroll]] for (uint c = 0; c < ROWS; c++) {
-            ActGroup a = load_act(input_row(k, c), group);
+    for (uint group = gl_LocalInvocationIndex % TEAM; group < n_groups; group += TEAM * DEPTH) {
+        QuantRaw raw[DEPTH][OUTS];
+        [[unroll]] for (uint d = 0; d < DEPTH; d++)
             [[unroll]] for (uint o = 0; o < OUTS; o++)
-                sum[c * OUTS + o] = add_group(q[o], a, sum[c * OUTS + o]);
-        }
+                raw[d][o] = quant_load(w, matrix_row(k, o), min(group + d * TEAM, n_groups - 1));
+        [[unroll]] for (uint d = 0; d < DEPTH; d++)
+            if (group + d * TEAM < n_groups)
+                add_raw(k, group + d * TEAM, raw[d], sum);
     }
 }
 #endif

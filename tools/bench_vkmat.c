@@ -3,8 +3,8 @@
 // bandwidth. Matrices of a chain add up to more than a cache holds; each product waits for the one
 // before, as in a model.
 //
-// usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT] [-c OUTS,TEAMS | -m]
-//   -c  other teams than usual (matmul.h)
+// usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT] [-c OUTS,TEAMS,DEPTH | -m]
+//   -c  other cuts than usual (struct vk_matmul_choice)
 //   -m  on matrix units, where the device has them
 #include <errno.h>
 #include <stdio.h>
@@ -196,7 +196,8 @@ static void parse(int argc, char **argv)
         case 'r': options.rows = (uint32_t)atoi(optarg); break;
         case 's': ok = sscanf(optarg, "%ux%u", &options.size.n_in, &options.size.n_out) == 2; break;
         case 'c':
-            ok = sscanf(optarg, "%u,%u", &options.choice.outs, &options.choice.teams) == 2;
+            ok = sscanf(optarg, "%u,%u,%u", &options.choice.outs, &options.choice.teams,
+                        &options.choice.depth) == 3;
             break;
         case 'm': options.matrix = true; break;
         default: ok = false;
@@ -204,7 +205,7 @@ static void parse(int argc, char **argv)
     if (ok && optind == argc)
         return;
     fprintf(stderr, "usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT] "
-                    "[-c OUTS,TEAMS | -m]\n");
+                    "[-c OUTS,TEAMS,DEPTH | -m]\n");
     exit(2);
 }
 

@@ -12,20 +12,24 @@
 #include "engine/exec/vulkan/weights.h"
 
 #define TARGETS 3                       // of a dispatch
+#define NARROW_SUBGROUP 8
 #define GROUPS_MAX 65535u               // workgroups in x that every device takes
 #define GROUP_ELEMS 32
 
-// Kernels for up to `rows` rows: outputs of a team, teams of a workgroup. Bits depend on the size of
-// a team alone, which is the device's.
-struct variant { uint32_t rows, outs, teams; };
+// Kernels for up to `rows` rows: outputs of a team, teams of a workgroup, groups asked for at once.
+// Bits depend on the size of a team alone, which is the device's.
+struct variant { uint32_t rows, outs, teams, depth; };
 #define VARIANTS_MAX 5
 struct team { uint32_t lanes, n_variants; struct variant variant[VARIANTS_MAX]; };
 
 static const struct team wide = {
-    32, 5, { { 1, 2, 4 }, { 2, 2, 4 }, { 4, 4, 2 }, { 8, 4, 2 }, { 16, 4, 2 } },
+    32, 5, { { 1, 2, 4, 4 }, { 2, 2, 4, 4 }, { 4, 4, 2, 2 }, { 8, 4, 2, 1 }, { 16, 4, 2, 1 } },
 };
-// For subgroups of 8: software, where large kernels take long to compile.
-static const struct team narrow = { 8, 3, { { 1, 2, 4 }, { 4, 2, 4 }, { 16, 1, 4 } } };
+// For subgroups of 8, which is software: an invocation an output, so that inputs are the same for a
+// whole subgroup, and nothing large, which takes long to compile.
+static const struct team narrow = {
+    1, 3, { { 1, 2, 8, 1 }, { 4, 2, 8, 1 }, { 16, 2, 8, 1 } },
+};
 
 struct vk_matvec {
     const struct vk_kernel *kernel[QUANT_COUNT][VARIANTS_MAX];
@@ -76,7 +80,7 @@ static int make_variants(struct vk_program *g, enum quant_id q, float softcap,
     for (unsigned i = 0; r == 0 && i < mv->team.n_variants; i++) {
         const struct variant *v = &mv->team.variant[i];
         const uint32_t lanes = mv->team.lanes, spec[] = {
-            v->teams * lanes, lanes, v->outs, v->rows, floats, float_bits(softcap) };
+            v->teams * lanes, lanes, v->outs, v->rows, v->depth, floats, float_bits(softcap) };
         r = vk_kernel(g->vk, id, spec, ARRAY_LEN(spec), &ret[i], err);
     }
     return r;
@@ -127,6 +131,7 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
         struct variant *v = &mv->team.variant[i];
         v->outs = choice->outs ? choice->outs : v->outs;
         v->teams = choice->teams ? choice->teams : v->teams;
+        v->depth = choice->depth ? choice->depth : v->depth;
     }
     mv->int_dot = choice->int_dot;
     int r = vk_inputs_init(g, err);
@@ -143,7 +148,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
         return r ? r : vk_inputs_init(g, err);
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
-        .wide = vk_info(g->vk)->subgroup > narrow.lanes,
+        .wide = vk_info(g->vk)->subgroup > NARROW_SUBGROUP,
     };
     return vk_matmul_take(g, &choice, err);
 }

@@ -9,7 +9,8 @@
 struct vk_matmul_choice {
     bool int_dot;               // integer dot products; bits are the same
     bool wide;                  // teams for subgroups of 32, which any device can run
-    uint32_t outs, teams;       // outputs of a team, teams of a workgroup; 0: as usual
+    // Outputs of a team, teams of a workgroup, groups of inputs asked for at once; 0: as usual.
+    uint32_t outs, teams, depth;
 };
 
 // vk_matmul_init with another choice.
