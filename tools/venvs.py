@@ -3,18 +3,22 @@
 # $XDG_CACHE_HOME/godwit/venvs; removing the folder makes it anew.
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Name -> (packages, environment of their build, unless the caller's says otherwise).
+# Name -> (arguments of pip, environment of the build unless the caller's says otherwise, programs
+# that must be there). llama.cpp is built for this machine: no wheel that pip kept from another
+# build will do. It takes ten minutes of two cores; torch, of PyPI, brings 5 GB of CUDA along.
 VENVS = {
-    'peers': (['numpy', 'ik-llama-cpp-python==0.1.5', 'llama-cpp-python==0.3.36'],
-              {'CMAKE_ARGS': '-DGGML_NATIVE=ON',
-               'CMAKE_BUILD_PARALLEL_LEVEL': str(os.cpu_count())}),
-    'reference': (['-r', str(ROOT / 'tests/golden/requirements.txt')], {}),
+    'peers': (['--no-cache-dir', '--no-binary=llama-cpp-python', 'numpy',
+               'ik-llama-cpp-python==0.1.5', 'llama-cpp-python==0.3.36'],
+              {'CMAKE_ARGS': '-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF',
+               'CMAKE_BUILD_PARALLEL_LEVEL': str(os.cpu_count())}, ['cc', 'c++']),
+    'reference': (['-r', str(ROOT / 'tests/golden/requirements.txt')], {}, []),
 }
 
 
@@ -25,13 +29,16 @@ def cache_folder():
 
 def python_of(name):
     """The Python of a virtual environment, which is made if it is not there."""
-    packages, env = VENVS[name]
+    arguments, env, programs = VENVS[name]
     folder = cache_folder() / 'venvs' / name
     python, stamp = folder / 'bin' / 'python3', folder / 'complete'
     if not stamp.exists():
-        print(f'making {folder}: {" ".join(packages)}', file=sys.stderr, flush=True)
+        missing = [p for p in programs if not shutil.which(p)]
+        if missing:
+            sys.exit(f'{folder}: needs {", ".join(missing)} to be built')
+        print(f'making {folder}: pip install {" ".join(arguments)}', file=sys.stderr, flush=True)
         subprocess.run([sys.executable, '-m', 'venv', folder], check=True)
-        subprocess.run([python, '-m', 'pip', 'install', '-q', *packages], check=True,
+        subprocess.run([python, '-m', 'pip', 'install', '-q', *arguments], check=True,
                        env={**env, **os.environ}, stdin=subprocess.DEVNULL)
         stamp.touch()
     return python
