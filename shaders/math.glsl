@@ -12,6 +12,20 @@ float quotient(float x, float y)
     return fma(e, r, q);
 }
 
+// 1 / sqrt(x).
+float inverse_root(float x)
+{
+    precise float r = inversesqrt(x);
+    precise float e = fma(-x * r, r, 1.0);
+    return fma(0.5 * r, e, r);
+}
+
+// sum and the squares of four numbers, in order.
+float add_squares(float sum, vec4 x)
+{
+    return fma(x.w, x.w, fma(x.z, x.z, fma(x.y, x.y, fma(x.x, x.x, sum))));
+}
+
 // 0 below the smallest normal number.
 float exp_of(float x)
 {

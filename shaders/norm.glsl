@@ -4,7 +4,7 @@
 // Sums run in one order, whatever THREADS is: of NORM_LANES lanes each takes every NORM_LANES-th
 // vec4; then 16 sums of every 16th lane; then these.
 //
-// Needs common.glsl, act.glsl and as constants THREADS, a power of two up to NORM_LANES, NORM_WIDTH,
+// Needs common.glsl, math.glsl, act.glsl and as constants THREADS, a power of two up to NORM_LANES, NORM_WIDTH,
 // the elements of a row, and NORM_STEPS, what is done in this order:
 const uint NORM_ADDED = 1;              // src += added_scale * RMSNorm(added; added_weight)
 const uint NORM_NORMED = 2;             // x = RMSNorm(src; weight) * scale, else x = src
@@ -101,8 +101,7 @@ vec2 norm_measure(vec4 x[NORM_EACH], vec4 weight[NORM_EACH])
         precise float sum = 0.0;
         float most = 0.0;
         [[unroll]] for (uint k = j; k < NORM_EACH; k += NORM_TURNS) {
-            sum = fma(x[k].w, x[k].w, fma(x[k].z, x[k].z, fma(x[k].y, x[k].y,
-                  fma(x[k].x, x[k].x, sum))));
+            sum = add_squares(sum, x[k]);
             vec4 a = abs(x[k] * weight[k]);
             most = max(max(most, max(a.x, a.y)), max(a.z, a.w));
         }
@@ -114,9 +113,7 @@ vec2 norm_measure(vec4 x[NORM_EACH], vec4 weight[NORM_EACH])
 float norm_factor(float sum, float eps)
 {
     precise float mean = sum / float(NORM_WIDTH) + eps;
-    precise float r = inversesqrt(mean);
-    precise float e = fma(-mean * r, r, 1.0);
-    return fma(0.5 * r, e, r);
+    return inverse_root(mean);
 }
 
 // What halves hold of an element: only beyond their largest number something else.

@@ -592,7 +592,8 @@ TEST(heads_that_do_not_fit_chunks)
     need_device();
     make_plan(&r, &c);
     r.g = (struct vk_program){
-        .vk = vk, .cfg = &r.model.cfg, .plan = &r.plan, .params = { .k_type = KV_F16 } };
+        .vk = vk, .cfg = &r.model.cfg, .plan = &r.plan, .op = r.vk_op,
+        .params = { .k_type = KV_F16 } };
     REQUIRE_INT(vk_kv_init(&r.g, &err), -ENOTSUP);
     REQUIRE(strstr(err.msg, "multiple of 8, not 20"));
 }

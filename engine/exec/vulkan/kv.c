@@ -9,21 +9,13 @@
 #include "base/base.h"
 #include "engine/exec/vulkan/vulkan.h"
 
-#define WRITE_THREADS 64
+#define WRITE_THREADS_MIN 64
 #define MOVE_THREADS 256
 #define MOVE_WORDS 8                    // 16-byte words of an invocation
 #define STAGING UINT32_MAX              // instead of a block
 #define MOVE_TIMEOUT_NS (10 * UINT64_C(1000000000))
 
 // ---- memory -----------------------------------------------------------------------------------
-
-static bool plan_has(const struct plan *plan, enum op_kind kind)
-{
-    for (uint32_t i = 0; i < plan->n_ops; i++)
-        if (plan->op[i].kind == kind)
-            return true;
-    return false;
-}
 
 // Rows are read in 16-byte chunks.
 static int check_width(const struct vk_program *g, struct err *err)
@@ -36,20 +28,47 @@ static int check_width(const struct vk_program *g, struct err *err)
                    floats ? 4 : 8, dim);
 }
 
+// Invocations for a head of Q.
+static uint32_t team_size(const struct vk_program *g)
+{
+    uint32_t team = 1;
+    while (team * 4 < g->cfg->head_dim)
+        team *= 2;
+    return team;
+}
+
+static uint32_t write_threads(const struct vk_program *g)
+{
+    return MAX(team_size(g), (uint32_t)WRITE_THREADS_MIN);
+}
+
+static int make_write(struct vk_program *g, struct vk_op *o, struct err *err)
+{
+    bool turns = o->op->kind == OP_QKV_STORE;
+    const uint32_t spec[] = {
+        write_threads(g), g->cfg->head_dim, g->params.k_type, g->params.v_type,
+        turns && o->op->w[0], turns ? vk_rope_cfg(g, o->op)->kind : ROPE_NONE,
+        turns ? g->rope[o->op->rope.local].half : 1, team_size(g),
+    };
+    int r = check_width(g, err);
+    return r ? r : vk_kernel(g->vk, KERNEL_kv_write, spec, ARRAY_LEN(spec), &o->kernel, err);
+}
+
 int vk_kv_init(struct vk_program *g, struct err *err)
 {
-    const uint32_t write[] = {
-        WRITE_THREADS, g->cfg->head_dim, g->params.k_type, g->params.v_type };
     const uint32_t move[] = { MOVE_THREADS };
+    bool any = false;
     int r = 0;
-    if (!plan_has(g->plan, OP_KV_WRITE))
-        return 0;
-    r = check_width(g, err);
-    if (r == 0)
-        r = vk_kernel(g->vk, KERNEL_kv_write, write, ARRAY_LEN(write), &g->kv.write, err);
-    if (r == 0)
-        r = vk_kernel(g->vk, KERNEL_kv_move, move, ARRAY_LEN(move), &g->kv.move, err);
-    return r;
+    for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++) {
+        enum op_kind kind = g->op[i].op->kind;
+        if (kind == OP_KV_WRITE || kind == OP_QKV_STORE) {
+            r = make_write(g, &g->op[i], err);
+            any = true;
+        }
+    }
+    if (r || !any)
+        return r;
+    return vk_kernel(g->vk, KERNEL_kv_move, move, ARRAY_LEN(move), &g->kv.move, err);
 }
 
 static size_t page_bytes(const struct vk_kv *kv)
@@ -127,7 +146,7 @@ static void free_memory(struct vk *vk, struct vk_kv *kv)
 int vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err)
 {
     struct vk_program *g = container_of(p, struct vk_program, p);
-    struct vk_kv kv = { .n_blocks = n_blocks, .write = g->kv.write, .move = g->kv.move };
+    struct vk_kv kv = { .n_blocks = n_blocks, .move = g->kv.move };
     assert(n_blocks > 0 && !g->kv.slab);
     int r = kv_layout_init(&kv.layout, g->cfg, g->params.k_type, g->params.v_type,
                            VULKAN_LAYOUT_VERSION, err);
@@ -168,30 +187,40 @@ VkDeviceAddress vk_kv_pages(const struct vk_program *g, uint32_t layer)
     return vk_kv_use(g, layer, false).addr;
 }
 
-// ---- KV_WRITE ---------------------------------------------------------------------------------
+// ---- KV_WRITE, QKV_STORE ----------------------------------------------------------------------
 
 struct write_push {                     // kv_write.comp
-    VkDeviceAddress k, v, page, digest, table, row, head;
-    uint32_t k_stride, v_stride, digest_stride;
+    VkDeviceAddress k, v, page, digest, table, row, head, q, turn, q_weight, k_weight;
+    uint32_t k_stride, v_stride, q_stride, digest_stride, n_heads, n_kv_heads;
+    float    eps;
 };
+static_assert(sizeof(struct write_push) <= VK_PUSH_BYTES, "push constants");
 
 void vk_kv_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                   const struct shape *s)
 {
     const struct op *op = o->op;
+    bool turns = op->kind == OP_QKV_STORE;
+    const struct vk_mem *k = &g->slot[op->src[0]], *v = &g->slot[op->src[1]];
+    const struct vk_mem *q = &g->slot[op->dst[0]];
     const struct write_push push = {
-        .k = g->slot[op->src[0]].addr, .v = g->slot[op->src[1]].addr,
-        .page = vk_kv_pages(g, op->layer), .digest = g->kv.digest[op->layer].addr,
-        .table = g->step.table.addr, .row = g->step.row.addr, .head = g->step.head.addr,
+        .k = k->addr, .v = v->addr, .page = vk_kv_pages(g, op->layer),
+        .digest = g->kv.digest[op->layer].addr, .table = g->step.table.addr,
+        .row = g->step.row.addr, .head = g->step.head.addr, .q = q->addr,
+        .turn = turns ? g->rope[op->rope.local].turn.addr : 0,
+        .q_weight = o->norm_weight[0].addr, .k_weight = o->norm_weight[1].addr,
         .k_stride = g->stride[op->src[0]] / 4, .v_stride = g->stride[op->src[1]] / 4,
+        .q_stride = g->stride[op->dst[0]] / 4,
         .digest_stride = (uint32_t)(g->kv.layout.digest_head_bytes / sizeof(uint16_t)),
+        .n_heads = g->cfg->n_heads, .n_kv_heads = g->cfg->n_kv_heads, .eps = op->rope.eps,
     };
     const struct vk_use uses[] = {
-        vk_reads(&g->slot[op->src[0]]), vk_reads(&g->slot[op->src[1]]),
-        vk_kv_use(g, op->layer, true),
-    };
-    const struct vk_groups n = { s->n_decode + s->n_prompt, g->cfg->n_kv_heads, 1 };
-    vk_dispatch(c, g->kv.write, "kv_write", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
+        vk_reads(k), vk_reads(v), vk_kv_use(g, op->layer, true), vk_writes(q) };
+    uint32_t at_once = write_threads(g) / team_size(g);
+    uint32_t queries = turns ? DIV_UP(g->cfg->n_heads, at_once) : 0;
+    const struct vk_groups n = { s->n_decode + s->n_prompt, g->cfg->n_kv_heads + queries, 1 };
+    vk_dispatch(c, o->kernel, turns ? "qkv" : "kv_write", &push, sizeof(push), n, uses,
+                turns ? 4 : 3);
 }
 
 // ---- whole blocks -----------------------------------------------------------------------------

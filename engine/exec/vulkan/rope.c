@@ -57,23 +57,19 @@ static int init_table(struct vk_program *g, struct vk_rope *t, const struct rope
                     (size_t)g->params.rows_max * 2 * t->half * sizeof(float), &t->turn, err);
 }
 
-static const struct rope_cfg *cfg_of(const struct vk_program *g, const struct op *op)
-{
-    return op->rope.local ? &g->cfg->rope_local : &g->cfg->rope;
-}
-
 int vk_rope_init(struct vk_program *g, struct err *err)
 {
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++) {
         struct vk_op *o = &g->op[i];
-        if (o->op->kind != OP_ROPE || cfg_of(g, o->op)->kind == ROPE_NONE)
+        bool turns = o->op->kind == OP_ROPE || o->op->kind == OP_QKV_STORE;
+        if (!turns || vk_rope_cfg(g, o->op)->kind == ROPE_NONE)
             continue;
         struct vk_rope *t = &g->rope[o->op->rope.local];
         if (!t->table)
-            r = init_table(g, t, cfg_of(g, o->op), err);
-        const uint32_t spec[] = { THREADS, cfg_of(g, o->op)->kind == ROPE_ADJACENT };
-        if (r == 0)
+            r = init_table(g, t, vk_rope_cfg(g, o->op), err);
+        const uint32_t spec[] = { THREADS, vk_rope_cfg(g, o->op)->kind == ROPE_ADJACENT };
+        if (r == 0 && o->op->kind == OP_ROPE)
             r = vk_kernel(g->vk, KERNEL_rows_rope, spec, ARRAY_LEN(spec), &o->kernel, err);
     }
     return r;

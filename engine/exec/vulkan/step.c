@@ -183,9 +183,9 @@ static void record_op(struct vk_program *g, struct vk_cmd *c, const struct vk_op
     case OP_ROPE: vk_rope_record(g, c, o, s); break;
     case OP_MATMUL:
     case OP_LOGITS: vk_matmul_record(g, c, o, s); break;
-    case OP_KV_WRITE: vk_kv_record(g, c, o, s); break;
+    case OP_KV_WRITE:
+    case OP_QKV_STORE: vk_kv_record(g, c, o, s); break;
     case OP_ATTN: vk_attn_record(g, c, o, s); break;
-    case OP_QKV_STORE:                  // not rewritten yet
     case OP_KIND_COUNT: assert(!"an operation");
     }
 }
@@ -221,6 +221,14 @@ void vk_recorded_drop(struct vk_program *g)
 {
     for (uint32_t i = 0; i < g->n_recorded; i++)
         drop(&g->recorded[i]);
+}
+
+uint32_t vk_recorded_barriers(const struct vk_program *g)
+{
+    for (uint32_t i = 0; i < g->n_recorded; i++)
+        if (g->recorded[i].cmd && g->recorded[i].used == g->n_steps)
+            return vk_cmd_barriers(g->recorded[i].cmd);
+    return 0;
 }
 
 static int take_recorded(struct vk_program *g, const struct shape *s, struct vk_cmd **ret,

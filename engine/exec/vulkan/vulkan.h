@@ -16,7 +16,7 @@
 #define VULKAN_LAYOUT_VERSION 2         // of the order of elements in K and V slices (kv.c)
 
 // Rules of plan_fuse.h whose results all kernels here understand.
-#define VULKAN_FUSE_RULES (FUSE_NORM | FUSE_ADDED_NORM)
+#define VULKAN_FUSE_RULES (FUSE_QKV | FUSE_NORM | FUSE_ADDED_NORM)
 
 struct vulkan_executor {
     struct executor x;
@@ -43,8 +43,8 @@ struct vk_op {
     const struct op *op;
     struct vk_mat   *mat[OP_W_MAX];     // borrowed from the program; EMBED too
     struct vk_mem    vector[OP_W_MAX];  // NORM: its weights; MATMUL: biases; in `vectors`
-    struct vk_mem    norm_weight[2];    // MATMUL, LOGITS: of `normed` and `added`
-    const struct vk_kernel *kernel;     // EMBED, ROPE, GLU, GATHER
+    struct vk_mem    norm_weight[2];    // MATMUL, LOGITS: of `normed` and `added`; QKV_STORE: q, k
+    const struct vk_kernel *kernel;     // EMBED, ROPE, GLU, GATHER, KV_WRITE, QKV_STORE
     const struct vk_kernel *norm;       // NORM; what makes a product's input, or NULL
     uint32_t         norm_steps;        // of enum norm_step
     uint8_t          act;               // MATMUL, LOGITS: which of g->act has its input
@@ -102,7 +102,7 @@ struct vk_kv {
     struct vk_mem    digest_at;         // (n_layers) uint64: their addresses, upload
     struct vk_mem    staging;           // one block, pinned on the host
     struct vk_cmd   *cmd;               // of whole blocks that are moved
-    const struct vk_kernel *write, *move;
+    const struct vk_kernel *move;
 };
 
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
@@ -148,6 +148,11 @@ static inline uint32_t vk_group_heads(const struct vk_program *g)
     return g->cfg->n_heads / g->cfg->n_kv_heads;
 }
 
+static inline const struct rope_cfg *vk_rope_cfg(const struct vk_program *g, const struct op *op)
+{
+    return op->rope.local ? &g->cfg->rope_local : &g->cfg->rope;
+}
+
 // Each family of operations has one file with: an init called by load (makes its kernels), a
 // record called for each of its operations while a step is recorded, and a finish.
 
@@ -171,7 +176,7 @@ int  vk_inputs_init(struct vk_program *g, struct err *err);
 void vk_inputs_finish(struct vk_program *g);
 void vk_input_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                      const struct shape *s);
-// rope.c: ROPE
+// rope.c: ROPE, and the angles of QKV_STORE
 int  vk_rope_init(struct vk_program *g, struct err *err);
 void vk_rope_fill(struct vk_program *g);    // the angles of the step's rows
 void vk_rope_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
@@ -190,7 +195,7 @@ int  vk_matrix_init(struct vk_program *g, struct err *err);
 void vk_matrix_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s);
 void vk_matrix_finish(struct vk_program *g);
-// kv.c: KV_WRITE and the executor's kv_* functions
+// kv.c: KV_WRITE, QKV_STORE and the executor's kv_* functions
 int  vk_kv_init(struct vk_program *g, struct err *err);
 void vk_kv_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                   const struct shape *s);
@@ -216,6 +221,7 @@ void vk_attn_finish(struct vk_program *g);
 int  vk_step_init(struct vk_program *g, struct err *err);
 void vk_step_finish(struct vk_program *g);
 void vk_recorded_drop(struct vk_program *g);    // addresses in them are no longer right
+uint32_t vk_recorded_barriers(const struct vk_program *g);      // of the last step's, for tests
 int  vulkan_submit(struct program *p, struct batch *b, struct err *err);
 int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
 // program.c

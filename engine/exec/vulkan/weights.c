@@ -347,6 +347,8 @@ static void each_vector(struct vk_program *g,
         struct vk_op *o = &g->op[i];
         if (op->kind == OP_NORM)
             f(g, op->w[0], &o->vector[0], at, host);
+        for (unsigned k = 0; op->kind == OP_QKV_STORE && op->w[0] && k < 2; k++)
+            f(g, op->w[k], &o->norm_weight[k], at, host);
         if (op->normed.w)
             f(g, op->normed.w, &o->norm_weight[0], at, host);
         if (op->added.w)
