@@ -14,6 +14,7 @@
 #extension GL_KHR_shader_subgroup_vote : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #include "attn.glsl"
+#include "subgroup.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 128;
@@ -104,18 +105,17 @@ void query_start(uvec2 rows, uint kv_head, uint head0)
         vec4 lo = src.v[at] * scale, hi = src.v[at + 1] * scale;
         scratch[my_words + lane] = uvec4(packHalf2x16(lo.xy), packHalf2x16(lo.zw),
                                          packHalf2x16(hi.xy), packHalf2x16(hi.zw));
-        subgroupBarrier();
+        subgroup_sync();
         coopMatLoad(q_tile[k], scratch, words0, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-        subgroupBarrier();
+        subgroup_sync();
     }
 }
 
-// The lowest block that a row of the workgroup has still to read.
+// The lowest block that a row of the workgroup has still to read: one for all subgroups, since a
+// device may take a subgroup's barrier for the workgroup's.
 uint lowest_block()
 {
     uint b = subgroupMin(query.entry);
-    if (!STAGED)
-        return b;
     barrier();
     if (gl_LocalInvocationIndex == 0)
         next_block = NONE;
@@ -160,14 +160,14 @@ void multiply_keys(uint64_t slice)
                 coopMatLoad(keys, staged, n * TN * KV_STRIDE + k * TK / 8, KV_STRIDE,
                             gl_CooperativeMatrixLayoutColumnMajor);
             else
-                coopMatLoad(keys, Halves(slice).v, n * TN * DIM + k * TK, DIM,
+                coopMatLoad(keys, Words4(slice).v, (n * TN * DIM + k * TK) / 8, ROW_WORDS,
                             gl_CooperativeMatrixLayoutColumnMajor);
             s = coopMatMulAdd(q_tile[k], keys, s);
         }
         coopMatStore(s, scratch, words0 + n * TN / 4, S_STRIDE,
                      gl_CooperativeMatrixLayoutRowMajor);
     }
-    subgroupBarrier();
+    subgroup_sync();
 }
 
 // Scores become weights; the factor that earlier sums are due goes to every column of `factor`.
@@ -187,7 +187,7 @@ bool soften(uint block, bool reads)
     }
     for (uint d = 1; d < ROW_LANES; d *= 2)
         largest = max(largest, subgroupShuffleXor(largest, d));
-    subgroupBarrier();
+    subgroup_sync();
     float sum = 0.0;
     for (uint i = 0; i < LANE_WORDS; i += 2) {
         vec4 lo = mix(attn_exp(s[i] - largest), vec4(0.0), equal(s[i], vec4(LOWEST)));
@@ -204,7 +204,7 @@ bool soften(uint block, bool reads)
     query.largest = largest;
     for (uint c = lane; c < TN; c += ROW_LANES)
         factor[factor0 + me * TN + c] = keep;
-    subgroupBarrier();
+    subgroup_sync();
     return subgroupAny(keep != 1.0);
 }
 
@@ -230,12 +230,12 @@ void multiply_values(uint64_t slice)
                 coopMatLoad(values, staged, k * TK * KV_STRIDE + n * TN / 8, KV_STRIDE,
                             gl_CooperativeMatrixLayoutRowMajor);
             else
-                coopMatLoad(values, Halves(slice).v, k * TK * DIM + n * TN, DIM,
+                coopMatLoad(values, Words4(slice).v, (k * TK * DIM + n * TN) / 8, ROW_WORDS,
                             gl_CooperativeMatrixLayoutRowMajor);
             o_tile[n] = coopMatMulAdd(weights, values, o_tile[n]);
         }
     }
-    subgroupBarrier();
+    subgroup_sync();
 }
 
 // Sums over their weights to the slot, by way of shared memory.
@@ -245,12 +245,12 @@ void write_output()
     uint at = query.row * dst_stride + query.head * DIM;
     for (uint n = 0; n < O_TILES; n++) {
         coopMatStore(o_tile[n], scratch, words0, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-        subgroupBarrier();
+        subgroup_sync();
         for (uint c = lane * 4; query.live && c < TN; c += ROW_LANES * 4) {
             vec4 x = uintBitsToFloat(scratch[my_words + c / 4]) * inverse;
             Floats4(uint64_t(dst) + 4 * (at + n * TN + c)).v[0] = x;
         }
-        subgroupBarrier();
+        subgroup_sync();
     }
 }
 

@@ -3,20 +3,20 @@
 // A workgroup computes BM outputs of BN rows. Weights become halves on their way into shared
 // memory, inputs are halves already, sums are float32. Inputs are walked in steps of BK in
 // ascending order, with no split, so an output's bits depend on its own row alone, whatever the
-// tile. While one step is multiplied, the next is on its way into registers and then into the other
-// half of shared memory.
+// tile. While one step is multiplied, the next is on its way into registers.
 #extension GL_KHR_cooperative_matrix : require
 #extension GL_KHR_memory_scope_semantics : require
 #extension GL_KHR_shader_subgroup_basic : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 #include "step.glsl"
+#include "subgroup.glsl"
 #include "quant_halves.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 256;
 layout(constant_id = 1) const uint BM = 128;        // outputs of a workgroup
 layout(constant_id = 2) const uint BN = 128;        // rows
-layout(constant_id = 3) const uint BK = 32;         // inputs of a step
+layout(constant_id = 3) const uint BK = 64;         // inputs of a step
 layout(constant_id = 4) const uint WM = 64;         // of a subgroup
 layout(constant_id = 5) const uint WN = 32;
 layout(constant_id = 6) const uint TM = 16;         // of a matrix
@@ -37,54 +37,40 @@ layout(push_constant) uniform Push {
 };
 
 const uint CHUNK = 8;                               // halves of a 16-byte word
-const uint STEP_WORDS = BK / CHUNK;                 // of a row of a tile
+const uint STEP_GROUPS = BK / 32;                   // of a row of a tile; BM of them are THREADS
+const uint STEP_WORDS = BK / CHUNK;
 const uint STRIDE = STEP_WORDS + 1;                 // one more: rows start in different banks
-const uint A_LOADS = BM * STEP_WORDS / THREADS;
 const uint B_LOADS = BN * STEP_WORDS / THREADS;
 const uint MS = WM / TM, NS = WN / TN;
 const uint SUBGROUPS_N = BN / WN;
 const uint TILE_WORDS = TM * TN / 4;                // of a matrix of results
 
-shared uvec4 a_tile[2 * BM * STRIDE];
-shared uvec4 b_tile[2 * BN * STRIDE];
+shared uvec4 a_tile[BM * STRIDE];
+shared uvec4 b_tile[BN * STRIDE];
 
-// The weights of step k that this invocation brings, as halves.
-void fetch_a(uint row0, uint k, out uvec4 word[A_LOADS])
+// What this invocation brings of step k: a group of weights, and words of inputs.
+HalvesRaw fetch_a(uint row0, uint k)
 {
-    for (uint i = 0; i < A_LOADS; i++) {
-        uint at = i * THREADS + gl_LocalInvocationIndex;
-        uint row = row0 + at / STEP_WORDS, chunk = k * STEP_WORDS + at % STEP_WORDS;
-        word[i] = uvec4(0);
-        if (row < n_out && chunk * CHUNK < w.n_in) {
-            vec4 lo, hi;
-            quant_eight(w, row, chunk, lo, hi);
-            word[i] = uvec4(packHalf2x16(lo.xy * WEIGHT_UP), packHalf2x16(lo.zw * WEIGHT_UP),
-                            packHalf2x16(hi.xy * WEIGHT_UP), packHalf2x16(hi.zw * WEIGHT_UP));
-        }
-    }
+    uint row = row0 + gl_LocalInvocationIndex / STEP_GROUPS, n_groups = (w.n_in + 31) / 32;
+    uint group = k * STEP_GROUPS + gl_LocalInvocationIndex % STEP_GROUPS;
+    return halves_load(w, min(row, n_out - 1), min(group, n_groups - 1));
 }
 
-void fetch_b(uint row0, uint n_rows, uint k, out uvec4 word[B_LOADS])
+void store_a(HalvesRaw raw, uint k)
 {
-    for (uint i = 0; i < B_LOADS; i++) {
-        uint at = i * THREADS + gl_LocalInvocationIndex;
-        uint row = row0 + at / STEP_WORDS, chunk = k * STEP_WORDS + at % STEP_WORDS;
-        word[i] = uvec4(0);
-        if (row < n_rows && chunk * CHUNK < w.n_in)
-            word[i] = act.v[row * (act_words + 1) + chunk];
-    }
+    uint row = gl_LocalInvocationIndex / STEP_GROUPS, n_groups = (w.n_in + 31) / 32;
+    uint at = gl_LocalInvocationIndex % STEP_GROUPS, group = k * STEP_GROUPS + at;
+    uvec4 word[4];
+    halves_unpack(raw, min(group, n_groups - 1), word);
+    [[unroll]] for (uint i = 0; i < 4; i++)
+        a_tile[row * STRIDE + at * 4 + i] = group < n_groups ? word[i] : uvec4(0);
 }
 
-void store_tiles(uint buf, uvec4 a[A_LOADS], uvec4 b[B_LOADS])
+uvec4 fetch_b(uint row0, uint n_rows, uint k, uint i)
 {
-    for (uint i = 0; i < A_LOADS; i++) {
-        uint at = i * THREADS + gl_LocalInvocationIndex;
-        a_tile[(buf * BM + at / STEP_WORDS) * STRIDE + at % STEP_WORDS] = a[i];
-    }
-    for (uint i = 0; i < B_LOADS; i++) {
-        uint at = i * THREADS + gl_LocalInvocationIndex;
-        b_tile[(buf * BN + at / STEP_WORDS) * STRIDE + at % STEP_WORDS] = b[i];
-    }
+    uint at = i * THREADS + gl_LocalInvocationIndex;
+    uint row = row0 + at / STEP_WORDS, word = k * STEP_WORDS + at % STEP_WORDS;
+    return row < n_rows && word < act_words ? act.v[row * (act_words + 1) + word] : uvec4(0);
 }
 
 void write_result(uint row, uint o, float sum)
@@ -104,49 +90,50 @@ void main()
         return;
     uint wm = gl_SubgroupID / SUBGROUPS_N * WM, wn = gl_SubgroupID % SUBGROUPS_N * WN;
     coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator> sum[MS * NS];
-    for (uint i = 0; i < MS * NS; i++)
+    [[unroll]] for (uint i = 0; i < MS * NS; i++)
         sum[i] = coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator>(0.0);
 
     uint n_steps = (w.n_in + BK - 1) / BK;
-    uvec4 a_word[A_LOADS], b_word[B_LOADS];
-    fetch_a(m0, 0, a_word);
-    fetch_b(n0, n_rows, 0, b_word);
-    store_tiles(0, a_word, b_word);
-    barrier();
+    HalvesRaw a_raw = fetch_a(m0, 0);
+    uvec4 b_word[B_LOADS];
+    [[unroll]] for (uint i = 0; i < B_LOADS; i++)
+        b_word[i] = fetch_b(n0, n_rows, 0, i);
     for (uint k = 0; k < n_steps; k++) {
-        uint buf = k & 1;
-        if (k + 1 < n_steps) {
-            fetch_a(m0, k + 1, a_word);
-            fetch_b(n0, n_rows, k + 1, b_word);
+        store_a(a_raw, k);
+        [[unroll]] for (uint i = 0; i < B_LOADS; i++) {
+            uint at = i * THREADS + gl_LocalInvocationIndex;
+            b_tile[at / STEP_WORDS * STRIDE + at % STEP_WORDS] = b_word[i];
         }
-        for (uint kk = 0; kk < BK / TK; kk++) {
+        barrier();
+        a_raw = fetch_a(m0, k + 1);     // past the end the last one again, to no use
+        [[unroll]] for (uint i = 0; i < B_LOADS; i++)
+            b_word[i] = fetch_b(n0, n_rows, k + 1, i);
+        [[unroll]] for (uint kk = 0; kk < BK / TK; kk++) {
             coopmat<float16_t, gl_ScopeSubgroup, TM, TK, gl_MatrixUseA> a[MS];
-            for (uint i = 0; i < MS; i++)
-                coopMatLoad(a[i], a_tile, (buf * BM + wm + i * TM) * STRIDE + kk * (TK / CHUNK),
-                            STRIDE, gl_CooperativeMatrixLayoutRowMajor);
-            for (uint j = 0; j < NS; j++) {
+            [[unroll]] for (uint i = 0; i < MS; i++)
+                coopMatLoad(a[i], a_tile, (wm + i * TM) * STRIDE + kk * (TK / CHUNK), STRIDE,
+                            gl_CooperativeMatrixLayoutRowMajor);
+            [[unroll]] for (uint j = 0; j < NS; j++) {
                 coopmat<float16_t, gl_ScopeSubgroup, TK, TN, gl_MatrixUseB> b;
-                coopMatLoad(b, b_tile, (buf * BN + wn + j * TN) * STRIDE + kk * (TK / CHUNK),
-                            STRIDE, gl_CooperativeMatrixLayoutColumnMajor);
-                for (uint i = 0; i < MS; i++)
+                coopMatLoad(b, b_tile, (wn + j * TN) * STRIDE + kk * (TK / CHUNK), STRIDE,
+                            gl_CooperativeMatrixLayoutColumnMajor);
+                [[unroll]] for (uint i = 0; i < MS; i++)
                     sum[i * NS + j] = coopMatMulAdd(a[i], b, sum[i * NS + j]);
             }
         }
-        if (k + 1 < n_steps)
-            store_tiles(buf ^ 1, a_word, b_word);
         barrier();
     }
 
     // Through shared memory, where it is known which invocation has which result.
     uint tile0 = gl_SubgroupID * TILE_WORDS;
-    for (uint i = 0; i < MS * NS; i++) {
+    [[unroll]] for (uint i = 0; i < MS * NS; i++) {
         coopMatStore(sum[i], a_tile, tile0, TM / 4, gl_CooperativeMatrixLayoutColumnMajor);
-        subgroupBarrier();
+        subgroup_sync();
         for (uint e = gl_SubgroupInvocationID; e < TM * TN; e += gl_SubgroupSize) {
             uint o = m0 + wm + i / NS * TM + e % TM, row = n0 + wn + i % NS * TN + e / TM;
             if (o < n_out && row < n_rows)
                 write_result(row, o, uintBitsToFloat(a_tile[tile0 + e / 4][e % 4]));
         }
-        subgroupBarrier();
+        subgroup_sync();
     }
 }

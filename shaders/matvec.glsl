@@ -37,8 +37,9 @@ layout(push_constant) uniform Push {
 
 const uint ADD = 0x80000000u;
 const uint TEAMS = THREADS / TEAM, SUMS = OUTS * ROWS;
+const uint ROUND = SUMS < 16 ? SUMS : 16;           // sums of a team that are finished at once
 
-shared float part[TEAMS * SUMS * (TEAM + 1)];       // one more: no two in the same bank
+shared float part[TEAMS * ROUND * (TEAM + 1)];      // one more: no two in the same bank
 
 // What this team works on: outputs from `out0` on, and rows of the batch from `row0` on.
 struct Work { uint target, out0, row0; };
@@ -213,10 +214,14 @@ void main()
     else
 #endif
         multiply_floats(k, sum);
-    uint lane = gl_LocalInvocationIndex % TEAM, mine = gl_LocalInvocationIndex / TEAM * SUMS;
-    for (uint i = 0; i < SUMS; i++)
-        part[(mine + i) * (TEAM + 1) + lane] = sum[i];
-    barrier();
-    for (uint i = lane; i < SUMS; i += TEAM)
-        write_result(k, i, tree_sum((mine + i) * (TEAM + 1)));
+    uint lane = gl_LocalInvocationIndex % TEAM, mine = gl_LocalInvocationIndex / TEAM * ROUND;
+    [[unroll]] for (uint first = 0; first < SUMS; first += ROUND) {
+        if (first > 0)
+            barrier();
+        [[unroll]] for (uint i = 0; i < ROUND && first + i < SUMS; i++)
+            part[(mine + i) * (TEAM + 1) + lane] = sum[first + i];
+        barrier();
+        for (uint i = lane; i < ROUND && first + i < SUMS; i += TEAM)
+            write_result(k, first + i, tree_sum((mine + i) * (TEAM + 1)));
+    }
 }

@@ -16,9 +16,10 @@ layout(constant_id = 2) const uint NORM_STEPS = 6;
 
 layout(push_constant) uniform Push {
     Norm n;                 // of row 0
-    Words limit;            // rows that there are
+    Words limit;            // rows that there are; where rows may be bytes or halves, then how many
+                            // are bytes: the first
     uint src_stride, added_stride, dst_stride;      // floats of a row
-    uint act_stride;        // bytes
+    uint act_stride;        // bytes of a row of halves
 };
 
 Floats row_piece(Floats row0, uint stride)
@@ -36,6 +37,8 @@ void main()
     mine.src = row_piece(n.src, src_stride);
     mine.added = row_piece(n.added, added_stride);
     mine.dst = row_piece(n.dst, dst_stride);
-    mine.act = n.act + row * uint64_t(act_stride);
+    if ((NORM_STEPS & NORM_BYTES) != 0)
+        norm_as_halves = (NORM_STEPS & NORM_HALVES) != 0 && row >= limit.v[1];
+    mine.act = n.act + row * uint64_t(norm_as_halves ? act_stride : act_row_bytes(NORM_WIDTH));
     norm_row(mine);
 }

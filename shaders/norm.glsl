@@ -28,6 +28,9 @@ const uint NORM_EACH = (((NORM_STEPS & NORM_HALVES) != 0 ? NORM_PADDED : NORM_QU
                        THREADS;
 const int HALVES_LOG2 = 10;             // halves of a row are below 2^HALVES_LOG2
 
+// Asked for both bytes and halves, a row gets one of them, and this says which.
+bool norm_as_halves = (NORM_STEPS & NORM_HALVES) != 0;
+
 shared vec2 norm_part[NORM_LANES], norm_few[NORM_FEW];
 
 bool norm_does(uint step)
@@ -179,9 +182,9 @@ void norm_row(Norm n)
     [[unroll]] for (uint k = 0; k < NORM_EACH; k++) {
         if (norm_does(NORM_FLOATS))
             norm_store(n.dst, norm_quad(k), x[k]);
-        if (norm_does(NORM_BYTES))
+        if (norm_does(NORM_BYTES) && !norm_as_halves)
             act_store(n.act, NORM_WIDTH, norm_quad(k), x[k]);
     }
-    if (norm_does(NORM_HALVES))
+    if (norm_does(NORM_HALVES) && norm_as_halves)
         norm_store_halves(n.act, x, largest);
 }

@@ -40,6 +40,36 @@ void halves_unpack(HalvesRaw raw, uint group, out uvec4 word[4])
     word[2] = uvec4(word_halves(q.hi.x, hi, offset), word_halves(q.hi.y, hi, offset));
     word[3] = uvec4(word_halves(q.hi.z, hi, offset), word_halves(q.hi.w, hi, offset));
 }
+#elif defined(QUANT_F16) || defined(QUANT_BF16)
+struct HalvesRaw { uvec4 word[4]; };
+
+HalvesRaw halves_load(QuantPart w, uint row, uint group)
+{
+    HalvesRaw r;
+    [[unroll]] for (uint i = 0; i < 4; i++)
+        r.word[i] = group * 32 + i * 8 < w.n_in ?
+            Words4(quant_plane(w, row, 0)).v[group * 4 + i] : uvec4(0);
+    return r;
+}
+
+#ifdef QUANT_F16
+uint pair_halves(uint two)
+{
+    return packFloat2x16(unpackFloat2x16(two) * f16vec2(WEIGHT_UP));
+}
+#else
+uint pair_halves(uint two)
+{
+    return packHalf2x16(uintBitsToFloat(uvec2(two << 16, two & 0xffff0000u)) * WEIGHT_UP);
+}
+#endif
+
+void halves_unpack(HalvesRaw r, uint group, out uvec4 word[4])
+{
+    [[unroll]] for (uint i = 0; i < 4; i++)
+        [[unroll]] for (uint c = 0; c < 4; c++)
+            word[i][c] = pair_halves(r.word[i][c]);
+}
 #else
 struct HalvesRaw { vec4 lo[4], hi[4]; };
 

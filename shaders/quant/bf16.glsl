@@ -1,5 +1,6 @@
 // bf16: upper halves of floats.
 #include "quant.glsl"
+#define QUANT_BF16
 
 vec4 upper_halves(uvec2 v)
 {

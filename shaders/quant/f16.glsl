@@ -1,5 +1,6 @@
 // f16: halves.
 #include "quant.glsl"
+#define QUANT_F16
 
 void quant_eight(QuantPart w, uint row, uint chunk, out vec4 lo, out vec4 hi)
 {

@@ -23,7 +23,7 @@ struct variant { uint32_t rows, outs, teams, depth; };
 struct team { uint32_t lanes, n_variants; struct variant variant[VARIANTS_MAX]; };
 
 static const struct team wide = {
-    32, 5, { { 1, 2, 4, 4 }, { 2, 2, 4, 4 }, { 4, 4, 2, 2 }, { 8, 4, 2, 1 }, { 16, 4, 2, 1 } },
+    32, 5, { { 1, 2, 4, 4 }, { 2, 2, 4, 4 }, { 4, 4, 4, 2 }, { 8, 4, 8, 1 }, { 16, 4, 8, 1 } },
 };
 // For subgroups of 8, which is software: an invocation an output, so that inputs are the same for a
 // whole subgroup, and nothing large, which takes long to compile.
@@ -108,8 +108,8 @@ static uint32_t act_row_bytes(uint32_t n_in)
 
 uint32_t vk_matmul_forms(const struct vk_program *g, const struct vk_op *o)
 {
-    uint32_t forms = g->matrix ? NORM_HALVES : 0;
-    for (unsigned k = 0; !g->matrix && k < OP_W_MAX && o->mat[k]; k++)
+    uint32_t forms = vk_matrix_takes(g, o) ? NORM_HALVES : 0;
+    for (unsigned k = 0; k < OP_W_MAX && o->mat[k]; k++)
         forms |= takes_floats(g, vk_mat_quant(o->mat[k])) ? NORM_FLOATS : NORM_BYTES;
     return forms;
 }
@@ -117,7 +117,7 @@ uint32_t vk_matmul_forms(const struct vk_program *g, const struct vk_op *o)
 uint32_t vk_matmul_act_bytes(const struct vk_program *g, const struct vk_op *o)
 {
     uint32_t n_in = o->mat[0]->n_in;
-    return g->matrix ? vk_matrix_act_bytes(n_in) : act_row_bytes(n_in);
+    return vk_matrix_takes(g, o) ? vk_matrix_act_bytes(n_in) : act_row_bytes(n_in);
 }
 
 int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, struct err *err)
@@ -144,8 +144,8 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
 int vk_matmul_init(struct vk_program *g, struct err *err)
 {
     int r = vk_matrix_init(g, err);
-    if (r || g->matrix)
-        return r ? r : vk_inputs_init(g, err);
+    if (r)
+        return r;
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
         .wide = vk_info(g->vk)->subgroup > NARROW_SUBGROUP,
@@ -172,6 +172,8 @@ static struct few_rows rows_of(const struct vk_program *g, const struct vk_op *o
     VkDeviceAddress head = g->step.head.addr;
     if (o->gathered)
         return (struct few_rows){ s->n_out, head + offsetof(struct step_head, n_out) };
+    if (vk_matrix_takes(g, o))
+        return (struct few_rows){ s->n_decode, head + offsetof(struct step_head, n_decode) };
     uint32_t n = MIN(s->n_decode + s->n_prompt, g->params.rows_max);
     return (struct few_rows){ n, head + offsetof(struct step_head, n_rows) };
 }
@@ -279,11 +281,10 @@ static void record_few(struct vk_program *g, struct vk_cmd *c, const struct vk_o
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s)
 {
-    vk_input_record(g, c, o, s);
-    if (g->matrix) {
-        vk_matrix_record(g, c, o, s);
-        return;
-    }
     struct few_rows rows = rows_of(g, o, s);
-    record_few(g, c, o, &rows);
+    vk_input_record(g, c, o, s);
+    if (rows.n)
+        record_few(g, c, o, &rows);
+    if (vk_matrix_takes(g, o))
+        vk_matrix_record(g, c, o, s);
 }

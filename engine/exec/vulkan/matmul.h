@@ -22,6 +22,8 @@ bool vk_multiplies(const struct op *op);
 uint32_t vk_matmul_forms(const struct vk_program *g, const struct vk_op *o);
 uint32_t vk_matmul_act_bytes(const struct vk_program *g, const struct vk_op *o);
 uint32_t vk_matrix_act_bytes(uint32_t n_in);
+// Rows of prompts run on matrix units.
+bool vk_matrix_takes(const struct vk_program *g, const struct vk_op *o);
 // Where it finds the floats.
 static inline enum slot vk_input_slot(const struct op *op)
 {
