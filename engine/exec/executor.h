@@ -105,6 +105,8 @@ struct executor_ops {
     void (*close)(struct executor *x);
     // One line for people: "cpu: 2 threads, AVX2".
     void (*describe)(const struct executor *x, char *buf, size_t size);
+    // Rows of a step beyond which a prompt runs no faster. NULL: the engine's own idea of it.
+    uint32_t (*rows_usual)(const struct executor *x);
 
     // Takes in a model. m stays the caller's and outlives the program. The tables of RoPE and the
     // like come from m->cfg; the operations from `plan` (m->plan, or a test's own).

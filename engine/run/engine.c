@@ -121,6 +121,8 @@ static int open_executor(struct engine *e, const struct engine_params *p, struct
     if (r < 0)
         return r;
     ops->describe(e->x, e->device, sizeof e->device);
+    if (ops->rows_usual)
+        e->limits.rows_max = MAX(e->limits.rows_max, ops->rows_usual(e->x));
     struct load_params lp = {
         .rows_max = e->limits.rows_max, .seqs_max = e->limits.seqs_max,
         .outputs_max = e->limits.outputs_max,

@@ -124,6 +124,13 @@ static void vulkan_describe(const struct executor *x, char *buf, size_t size)
         }
 }
 
+// Tiles of prompts want many rows for each read of the weights.
+static uint32_t vulkan_rows_usual(const struct executor *x)
+{
+    const struct vulkan_executor *v = container_of(x, struct vulkan_executor, x);
+    return vk_info(v->vk)->software ? 512 : 2048;
+}
+
 // Attention's scratch still grows with the steps.
 static uint64_t vulkan_kv_room(struct program *p)
 {
@@ -209,6 +216,7 @@ const struct executor_ops executor_vulkan = {
     .open = vulkan_open,
     .close = vulkan_close,
     .describe = vulkan_describe,
+    .rows_usual = vulkan_rows_usual,
     .load = vulkan_load,
     .unload = vulkan_unload,
     .kv_room = vulkan_kv_room,
