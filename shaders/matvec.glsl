@@ -28,7 +28,7 @@ struct Target {                         // a matrix, or a part of one
 
 layout(push_constant) uniform Push {
     Target target[3];                   // n_out 0: none
-    uint64_t src;                       // floats (rows, n_in rounded up to 32) or inputs of act.glsl
+    uint64_t src;                       // floats (rows, n_in rounded up to 32), or act.glsl's
     Words limit;                        // rows that there are
     uint n_in, row_bytes;
     float scale;
@@ -53,7 +53,8 @@ Work find_work()
             break;
         group -= n;
     }
-    return Work(t, (group * TEAMS + gl_LocalInvocationIndex / TEAM) * OUTS, gl_WorkGroupID.y * ROWS);
+    uint team = group * TEAMS + gl_LocalInvocationIndex / TEAM;
+    return Work(t, team * OUTS, gl_WorkGroupID.y * ROWS);
 }
 
 // Rows and outputs past the end are worked on as if they were the last one, and not written.
@@ -109,7 +110,8 @@ int dot_four(uint a, uint b)
 #ifdef INT_DOT
     return dotPacked4x8EXT(int(a), int(b));
 #else
-    ivec4 x = ivec4(a << 24, a << 16, a << 8, a) >> 24, y = ivec4(b << 24, b << 16, b << 8, b) >> 24;
+    ivec4 x = ivec4(a << 24, a << 16, a << 8, a) >> 24;
+    ivec4 y = ivec4(b << 24, b << 16, b << 8, b) >> 24;
     return x.x * y.x + x.y * y.y + (x.z * y.z + x.w * y.w);
 #endif
 }

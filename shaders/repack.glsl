@@ -1,7 +1,7 @@
 // Rows of a matrix from the file's order into planes, one group of 32 elements an invocation.
 //
-// The bytes come from pinned host memory, over the bus; so a workgroup first reads all of its own in
-// order, 16 bytes at a time, and picks them apart in shared memory.
+// The bytes come from pinned host memory, over the bus; so a workgroup first reads all of its own
+// in order, 16 bytes at a time, and picks them apart in shared memory.
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 128;
 layout(constant_id = 1) const uint GROUP_BYTES = 18;    // of a block; of 32 elements of floats

@@ -193,7 +193,7 @@ static void parse(int argc, char **argv)
         switch (o) {
         case 'd': options.device = optarg; break;
         case 'f': options.format = optarg; break;
-        case 'r': options.rows = (uint32_t)atoi(optarg); break;
+        case 'r': ok = sscanf(optarg, "%u", &options.rows) == 1; break;
         case 's': ok = sscanf(optarg, "%ux%u", &options.size.n_in, &options.size.n_out) == 2; break;
         case 'c':
             ok = sscanf(optarg, "%u,%u,%u", &options.choice.outs, &options.choice.teams,

@@ -1,4 +1,5 @@
-// q5_1: nibbles (16 bytes a group) | fifth bits (4 bytes a group) | scale, min (two halves a group).
+// q5_1: nibbles (16 bytes a group) | fifth bits (4 bytes a group) | scale, min (two halves a
+// group).
 #include "quant.glsl"
 #define QUANT_ZERO 0
 #define QUANT_MIN

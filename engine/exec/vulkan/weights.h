@@ -23,6 +23,6 @@ static inline enum quant_id vk_mat_quant(const struct vk_mat *m)
     return (enum quant_id)(m->t->quant - quants);
 }
 
-// vk_weights_init with other sizes, for tests: of a part, and of a slot of pinned memory that weights
-// pass through (a row at least).
+// vk_weights_init with other sizes, for tests: of a part, and of a slot of pinned memory that
+// weights pass through (a row at least).
 int vk_weights_take(struct vk_program *g, size_t part_bytes, size_t slot_bytes, struct err *err);
