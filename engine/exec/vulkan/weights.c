@@ -69,7 +69,8 @@ static int mat_alloc(struct vk *vk, struct vk_mat *m, struct err *err)
 {
     int r = 0;
     for (uint32_t p = 0; r == 0 && p < m->n_parts; p++)
-        r = vk_alloc(vk, VK_HOME_DEVICE, vk_mat_part_rows(m, p) * m->row_bytes, &m->part[p], err);
+        r = vk_alloc_dirty(vk, VK_HOME_DEVICE, vk_mat_part_rows(m, p) * m->row_bytes, &m->part[p],
+                           err);
     return r ? err_prefix(err, "%s", m->t->name) : 0;
 }
 
