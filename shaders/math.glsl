@@ -30,6 +30,8 @@ float add_squares(float sum, vec4 x)
 float exp_of(float x)
 {
     const float LEAST = -87.33654, MOST = 88.37;
+    // In integers, since a compiler may make a minimum of the next line, which drops a NaN.
+    bool is_nan = (floatBitsToUint(x) & 0x7fffffffu) > 0x7f800000u;
     precise float a = x > MOST ? MOST : x;
     precise float n = roundEven(a * 1.44269504088896);
     a = fma(n, -0.693359375, a);
@@ -44,7 +46,7 @@ float exp_of(float x)
     y = fma(y, a, 1.0);
     y = fma(y, a, 1.0);
     y *= intBitsToFloat(int(n) + 127 << 23);
-    return x < LEAST ? 0.0 : y;
+    return is_nan ? x : x < LEAST ? 0.0 : y;
 }
 
 // Near zero, where the formula cancels, Cephes' odd polynomial.

@@ -244,6 +244,33 @@ TEST(a_row_alone_twice_or_among_many)
     check_row_bits(ACT_GELU_TANH);
 }
 
+// A NaN stays one, and in its row.
+TEST(nan_in_a_row)
+{
+    enum { ROWS = 2, AT = 5 };
+    static float x[ROWS * 777], y[ROWS * 777];
+    for (int act = ACT_SILU; act <= ACT_GELU_TANH; act++) {
+        struct rig r;
+        rig_rows(&r, (enum act_kind)act);
+        for (size_t i = 0; i < ROWS_SLOTS; i++) {
+            uint32_t width = r.plan.slot_width[rows_slot[i]];
+            for (uint32_t k = 0; k < ROWS * width; k++)
+                x[k] = rig_random();
+            x[width + AT] = rows_slot[i] == SLOT_H || rows_slot[i] == SLOT_U ? 1.0f : NAN;
+            r.x->ops->slot_write(r.g, rows_slot[i], 0, ROWS, x);
+        }
+        rig_step_one(&r, NULL, 0, 0, ROWS, attn_policy_dense());
+        for (size_t i = 0; i < ROWS_SLOTS; i++) {
+            uint32_t width = r.plan.slot_width[rows_slot[i]];
+            r.x->ops->slot_read(r.g, rows_slot[i], 0, ROWS, y);
+            REQUIRE(isnan(y[width + AT]) == (rows_slot[i] != SLOT_U));
+            for (uint32_t k = 0; k < width; k++)
+                REQUIRE(!isnan(y[k]));
+        }
+        rig_finish(&r);
+    }
+}
+
 // ---- a whole model ----------------------------------------------------------------------------
 
 #define VOCAB 131
