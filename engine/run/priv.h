@@ -43,7 +43,7 @@ struct engine {
     struct chat_template *tmpl;         // NULL: none, and tmpl_err says why
     struct err            tmpl_err;
     char                 *file, *bos, *eos;     // owned
-    char                  device[128];
+    char                  device[512];
     struct executor      *x;
     struct program       *prog;
     struct kv_layout      layout;
