@@ -5,7 +5,8 @@
 // one or weights rounded to f16 all lie between) and give the same text. The fast path's mean error
 // may be PEER_RATIO_MAX times llama.cpp's on the same prompts (tests/golden/peer.py), and it may
 // choose another token only where the reference's two best are within 0.3. Run it from a release
-// build: it is slow under sanitizers. TEST_DEVICE names the device, else it is the CPU.
+// build: it is slow under sanitizers. TEST_DEVICE names the device, else it is the CPU; TEST_PROMPT
+// the only prompt, for a slow device.
 #include "tests/test.h"
 #include <math.h>
 #include "base/base.h"
@@ -119,6 +120,17 @@ static void read_peer(struct golden *g, const char *model)
     fclose(f);
 }
 
+// Leaves the prompt of that name.
+static void keep_prompt(struct golden *g, const char *name)
+{
+    uint32_t i = 0;
+    while (i < g->n_prompts && strcmp(g->prompt[i].name, name) != 0)
+        i++;
+    REQUIRE(i < g->n_prompts);
+    g->prompt[0] = g->prompt[i];
+    g->n_prompts = 1;
+}
+
 static struct golden *read_golden(const char *model)
 {
     static struct golden g;
@@ -135,6 +147,8 @@ static struct golden *read_golden(const char *model)
         read_prompt(f, &g.prompt[i], g.n_subset);
     fclose(f);
     read_peer(&g, model);
+    if (getenv("TEST_PROMPT"))
+        keep_prompt(&g, getenv("TEST_PROMPT"));
     return &g;
 }
 
