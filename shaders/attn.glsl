@@ -20,11 +20,14 @@ layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer At
 };
 const uint NO_LIST = 0xffffffffu;
 
-// Entry i of the list of a row's KV head: a block of its sequence.
+// Entry i of the list of a row's KV head: a block of its sequence. A driver may load whether there
+// is a list or not: the address is always good.
 uint list_entry(AttnRow r, Words list, uint kv_head, uint i)
 {
-    if (r.list != NO_LIST)
-        return list.v[r.list + kv_head * r.n + i];
+    bool has_list = r.list != NO_LIST;
+    uint at = has_list ? r.list + kv_head * r.n + i : 0;
+    if (has_list)
+        return list.v[at];
     return i < r.n_sink ? i : r.first + i - r.n_sink;
 }
 

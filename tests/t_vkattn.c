@@ -106,7 +106,8 @@ static void rig_open(struct rig *r, const struct shape_case *c)
     make_plan(r, c);
     struct vk_program *g = &r->g;
     *g = (struct vk_program){
-        .vk = vk, .model = &r->model, .cfg = &r->model.cfg, .plan = &r->plan, .op = r->vk_op,
+        .vk = vk, .exact = true, .model = &r->model, .cfg = &r->model.cfg, .plan = &r->plan,
+        .op = r->vk_op,
         .params = { .rows_max = ROWS_MAX, .seqs_max = 64, .k_type = c->k_type,
                     .v_type = c->v_type },
     };
@@ -319,6 +320,42 @@ static void check_rows(struct rig *r, const struct shape_case *c, struct rows *x
         REQUIRE(memcmp(want, x->a + at, bytes) == 0);
     }
     free(want);
+}
+
+// Rows of prompts on matrix units, in halves.
+static void check_matrices(const struct shape_case *c, uint32_t n, struct attn_policy attn)
+{
+    static const uint32_t whole[] = { ROWS_MAX }, odd[] = { 3, 64, 1, 130, 17 };
+    struct rig r;
+    struct rows x;
+    struct err err;
+    rig_open(&r, c);
+    r.g.exact = false;
+    REQUIRE_OK(attn_make_readers(&r.g, vk_info(vk)->subgroup > 8, &err), err);
+    rows_init(&x, &r, n);
+    run_chunks(&r, &x, whole, 1, 0, attn, 0, false);
+    REQUIRE_BELOW(error_of(&r, c, &x, attn, 0), 2e-3);
+    float *want = malloc(rows_bytes(&r, &x));
+    memcpy(want, x.a, rows_bytes(&r, &x));
+    run_chunks(&r, &x, odd, ARRAY_LEN(odd), 7, attn, 0, false);
+    REQUIRE(memcmp(want, x.a, rows_bytes(&r, &x)) == 0);
+    free(want);
+    rows_finish(&x);
+    rig_close(&r);
+}
+
+TEST(prompts_on_matrices)
+{
+    struct shape_case c = { .heads = 4, .kv_heads = 2, .dim = 64, .k_type = KV_F16,
+                            .v_type = KV_F16 };
+    need_device();
+    if (!vk_kernel_runs(vk, KERNEL_attn_prompt))
+        SKIP("no matrices");
+    check_matrices(&c, 150, attn_policy_dense());
+    check_matrices(&c, 420, (struct attn_policy){ SELECT_topk, 256, 0, 64 });
+    c = (struct shape_case){ .heads = 7, .kv_heads = 1, .dim = 32, .k_type = KV_Q8_0,
+                             .v_type = KV_F16, .softcap = 9.0f };
+    check_matrices(&c, 200, (struct attn_policy){ SELECT_window, 0, 90, 10 });
 }
 
 // With the kernels for narrow subgroups or for wide ones.
@@ -550,7 +587,7 @@ TEST(pages_may_lie_anywhere)
     rig_close(&r);
 }
 
-// Matrix units multiply rows that are not there yet by zero: a NaN of the last owner would stay one.
+// Matrix units multiply rows that are not there yet by zero: a NaN of their last owner would stay.
 TEST(rows_not_yet_written_are_zeros)
 {
     static const uint32_t odd[] = { 66, 4 };

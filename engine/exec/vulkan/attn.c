@@ -38,6 +38,60 @@ static void choose_tile(struct vk_attn *a, uint32_t dim, uint32_t v_chunks, uint
         a->tile_rows *= 2;
 }
 
+// For attn_prompt.comp: what it says of a subgroup's matrices, and how many fit a workgroup.
+struct matrix_cut { uint32_t subgroup, heads, rows; struct vk_tile m; };
+
+#define PROMPT_SUBGROUPS 4              // of a workgroup, where a group of heads is smaller
+#define PROMPT_HEADS_MAX 8
+
+static size_t prompt_shared_bytes(const struct vk_program *g, const struct matrix_cut *c)
+{
+    size_t queries = c->rows * c->heads, row_words = KV_BLOCK_TOKENS / 4 + 1;
+    bool staged = g->params.k_type != KV_F16 || g->params.v_type != KV_F16;
+    return queries * (row_words * 16 + c->m.n * sizeof(float)) +
+           (staged ? (size_t)KV_BLOCK_TOKENS * (g->cfg->head_dim / 8 + 1) * 16 : 16) + 16;
+}
+
+static bool cut_for_matrices(const struct vk_program *g, struct matrix_cut *ret)
+{
+    const struct vk_info *info = vk_info(g->vk);
+    struct matrix_cut c = { .subgroup = info->subgroup, .m = info->tile_f16 };
+    uint32_t dim = g->cfg->head_dim, group = g->attn->group;
+    if (g->exact || g->params.k_type == KV_F32 || g->params.v_type == KV_F32 ||
+        !vk_kernel_runs(g->vk, KERNEL_attn_prompt))
+        return false;
+    if (c.subgroup * 8 != c.m.m * c.m.k || dim % c.m.k || dim % c.m.n)
+        return false;
+    for (c.heads = MIN(group, (uint32_t)PROMPT_HEADS_MAX); group % c.heads; c.heads--)
+        ;
+    for (c.rows = c.m.m; c.rows * 2 * c.heads <= PROMPT_SUBGROUPS * c.m.m; c.rows *= 2)
+        ;
+    *ret = c;
+    return prompt_shared_bytes(g, &c) <= info->shared_bytes;
+}
+
+// The kernel for tiles of prompts: on matrices, or a plain one.
+static int make_tile(struct vk_program *g, const struct spread *s, uint32_t v_chunks,
+                     struct err *err)
+{
+    struct vk_attn *a = g->attn;
+    uint32_t dim = g->cfg->head_dim, k = g->params.k_type, v = g->params.v_type;
+    struct matrix_cut c;
+    if (cut_for_matrices(g, &c)) {
+        a->tile_heads = c.heads;
+        a->tile_rows = c.rows;
+        const uint32_t spec[] = {
+            c.rows * c.heads / c.m.m * c.subgroup, dim, a->group, c.heads, c.rows, k, v, c.m.m,
+            c.m.n, c.m.k, c.subgroup,
+        };
+        return vk_kernel(g->vk, KERNEL_attn_prompt, spec, ARRAY_LEN(spec), &a->tile, err);
+    }
+    choose_tile(a, dim, v_chunks, s->threads);
+    const uint32_t spec[] = {
+        s->threads, dim, a->group, a->tile_heads, a->tile_rows, k, v, s->tile_lanes };
+    return vk_kernel(g->vk, KERNEL_attn_tile, spec, ARRAY_LEN(spec), &a->tile, err);
+}
+
 int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
 {
     struct vk_attn *a = g->attn;
@@ -46,13 +100,10 @@ int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
     struct spread s = is_wide ? wide : narrow;
     while (s.threads < v_chunks)                        // each has one of them
         s.threads *= 2;
-    choose_tile(a, dim, v_chunks, s.threads);
     const uint32_t gather[] = {
         s.threads, dim, a->group, a->heads, k, v, s.lanes, s.at_once, s.v_batch };
-    const uint32_t tile[] = {
-        s.threads, dim, a->group, a->tile_heads, a->tile_rows, k, v, s.tile_lanes };
     int r = vk_kernel(g->vk, KERNEL_attn_gather, gather, ARRAY_LEN(gather), &a->gather, err);
-    return r ? r : vk_kernel(g->vk, KERNEL_attn_tile, tile, ARRAY_LEN(tile), &a->tile, err);
+    return r ? r : make_tile(g, &s, v_chunks, err);
 }
 
 static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
@@ -157,7 +208,7 @@ struct merge_push {                     // attn_merge.comp
     uint32_t dst_stride;
 };
 
-struct tile_push {                      // attn_tile.comp
+struct tile_push {                      // attn_tile.comp, attn_prompt.comp
     VkDeviceAddress q, dst, row, attn_row, table, list, tile, page;
     uint32_t q_stride, dst_stride;
     float    scale, softcap;

@@ -3,9 +3,9 @@
 //
 // Rows of generated tokens are gathered: a unit is one split of a row's list (attn_gather.comp),
 // and attn_merge.comp folds the partial results. When those would take too much memory, units are
-// whole rows. Rows of prompts are taken in tiles of neighbours (attn_tile.comp). Rows of topk first
-// choose their blocks (select_score.comp, select_choose.comp), in slices of as many rows as there is
-// room for their scores.
+// whole rows. Rows of prompts are taken in tiles of neighbours (attn_prompt.comp on matrix units,
+// else attn_tile.comp). Rows of topk first choose their blocks (select_score.comp,
+// select_choose.comp), in slices of as many rows as there is room for their scores.
 #pragma once
 #include "engine/exec/vulkan/vulkan.h"
 

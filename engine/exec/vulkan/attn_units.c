@@ -238,6 +238,8 @@ static int make_room(struct vk_program *g, const struct shape *s, struct err *er
     }
     if (s->attn_whole)
         splits = 0;
+    if (r == 0)                         // there is one, though it be empty: list_entry
+        r = grow(g, &a->list, VK_HOME_DEVICE, (a->list_entries + 1) * sizeof(uint32_t), err);
     if (r == 0)
         r = grow(g, &a->partial_ml, VK_HOME_DEVICE, splits * heads * 2 * sizeof(float), err);
     if (r == 0)
@@ -248,8 +250,6 @@ static int make_room(struct vk_program *g, const struct shape *s, struct err *er
     r = grow(g, &a->select, VK_HOME_UPLOAD, a->n_selects * sizeof(struct attn_select), err);
     if (r == 0)
         r = grow(g, &a->slice, VK_HOME_UPLOAD, s->attn_slices * sizeof(struct attn_slice), err);
-    if (r == 0)
-        r = grow(g, &a->list, VK_HOME_DEVICE, a->list_entries * sizeof(uint32_t), err);
     size_t scores = (size_t)slice_rows(g) * g->cfg->n_kv_heads * attn_head_quads(a) *
                     a->candidates_max * 4 * sizeof(float);
     return r ? r : grow(g, &a->scores, VK_HOME_DEVICE, scores, err);
