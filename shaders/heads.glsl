@@ -1,7 +1,8 @@
 // Heads of q and k: normed, then pairs of their dimensions rotated by the row's angles. Sums run in
 // the order of norm.glsl.
 //
-// Needs common.glsl, math.glsl and as constants HEAD_DIM, NORMED, ROPE and HALF_ROT, pairs of a head.
+// Needs common.glsl, math.glsl and as constants HEAD_DIM, NORMED, ROPE and HALF_ROT, the pairs of a
+// head.
 const uint ROPE_NONE = 0, ROPE_ADJACENT = 1, ROPE_HALVES = 2;   // enum rope_kind
 const uint QUADS = HEAD_DIM / 4, SUMS = 16;
 

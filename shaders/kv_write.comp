@@ -1,10 +1,10 @@
 // The step's rows of K and V into their pages, and the digest of a block with its last row; K, and
 // then Q, may be normed and rotated on the way (heads.glsl).
 //
-// One workgroup per row and KV head, then more for a few heads of Q each. Rows of the same block may be written at the same time by
-// other workgroups; so the digest takes the rows of this step from where they come from, rounded as
-// they are stored, and only earlier ones from the page. Its sums run in one order whatever wrote
-// the rows: eight runs of eight tokens, added up in order.
+// One workgroup per row and KV head, then more for a few heads of Q each. Rows of a block may be
+// written at the same time by other workgroups; so the digest takes the rows of this step from
+// where they come from, rounded as they are stored, and only earlier ones from the page. Its sums
+// run in one order whatever wrote the rows: eight runs of eight tokens, added up in order.
 //
 // The first row of a block zeroes those that this step does not write: matrix units multiply what a
 // row does not see by zero, and the block's last owner may have left a NaN.
@@ -51,8 +51,8 @@ shared uint n_near;                     // rows of this block in this step, befo
 
 // ---- heads ------------------------------------------------------------------------------------
 
-// By invocations first, first + 1, ...; `lane` is this one's place among them. All that call it do so
-// together and get it.
+// By invocations first, first + 1, ...; `lane` is this one's place among them. All that call it do
+// so together and get it.
 float head_factor_shared(Floats x, uint lane, uint first)
 {
     if (!NORMED)

@@ -4,8 +4,8 @@
 // Sums run in one order, whatever THREADS is: of NORM_LANES lanes each takes every NORM_LANES-th
 // vec4; then 16 sums of every 16th lane; then these.
 //
-// Needs common.glsl, math.glsl, act.glsl and as constants THREADS, a power of two up to NORM_LANES, NORM_WIDTH,
-// the elements of a row, and NORM_STEPS, what is done in this order:
+// Needs common.glsl, math.glsl, act.glsl and as constants THREADS, a power of two up to NORM_LANES,
+// NORM_WIDTH, the elements of a row, and NORM_STEPS, what is done in this order:
 const uint NORM_ADDED = 1;              // src += added_scale * RMSNorm(added; added_weight)
 const uint NORM_NORMED = 2;             // x = RMSNorm(src; weight) * scale, else x = src
 const uint NORM_FLOATS = 4;             // dst = x
@@ -24,8 +24,8 @@ const uint NORM_LANES = 256, NORM_FEW = 16;
 const uint NORM_TURNS = NORM_LANES / THREADS;       // lanes of an invocation
 const uint NORM_QUADS = (NORM_WIDTH + 3) / 4;
 const uint NORM_PADDED = (NORM_WIDTH + 63) / 64 * 16;
-const uint NORM_EACH = (((NORM_STEPS & NORM_HALVES) != 0 ? NORM_PADDED : NORM_QUADS) + THREADS - 1) /
-                       THREADS;
+const uint NORM_ALL = (NORM_STEPS & NORM_HALVES) != 0 ? NORM_PADDED : NORM_QUADS;
+const uint NORM_EACH = (NORM_ALL + THREADS - 1) / THREADS;
 const int HALVES_LOG2 = 10;             // halves of a row are below 2^HALVES_LOG2
 
 // Asked for both bytes and halves, a row gets one of them, and this says which.

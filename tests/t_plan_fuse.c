@@ -372,7 +372,8 @@ TEST(fused_plans_in_print)
     p = fuse(m->plan, &m->cfg, FUSE_ALL);
     plan_print(p, &text);
     REQUIRE(strstr(text.p, "qkv      q = rope(rms(q) * blk.1.attn_q_norm.weight, eps 1e-06); "
-                           "kv_write rope(rms(k) * blk.1.attn_k_norm.weight, eps 1e-06), v, local"));
+                           "kv_write rope(rms(k) * blk.1.attn_k_norm.weight, eps 1e-06), v, "
+                           "local"));
     REQUIRE(strstr(text.p, "matmul   x += rms(y) * blk.0.post_ffw_norm.weight, eps 1e-06; q = "));
     str_free(&text);
     plan_free(p);

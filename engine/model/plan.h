@@ -63,8 +63,8 @@ struct op {
     uint8_t      dst[OP_W_MAX], src[2];         // enum slot
     const struct tensor *w[OP_W_MAX];           // borrowed
     const struct tensor *bias[OP_W_MAX];        // borrowed or NULL
-    // MATMUL and LOGITS from plan_fuse, in this order: src[0] += scale * RMSNorm(slot), which stays;
-    // and what is multiplied is RMSNorm(src[0]) * scale, which may be kept in its slot.
+    // MATMUL and LOGITS from plan_fuse, in this order: src[0] += scale * RMSNorm(slot), which
+    // stays; and what is multiplied is RMSNorm(src[0]) * scale, which may be kept in its slot.
     struct op_norm added, normed;
     union {
         struct { float scale; } embed;

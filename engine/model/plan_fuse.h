@@ -1,5 +1,5 @@
-// Fusions as rewrites of a plan: neighbouring operations become one that does the same arithmetic in
-// the same order, for executors that pay for every operation.
+// Fusions as rewrites of a plan: neighbouring operations become one that does the same arithmetic
+// in the same order, for executors that pay for every operation.
 //
 // A rule takes what it recognises and leaves everything else alone. It never changes what a slot
 // holds that anything still reads; a plan that does not end in LOGITS leaves all its slots to the
@@ -12,7 +12,7 @@ enum fuse_rule {
     FUSE_GLU = 1,           // MATMUL of gate and up, GLU -> MATMUL with OP_GLU_OUT
     FUSE_QKV = 2,           // norms of q and k heads if there are any, ROPE, KV_WRITE -> QKV_STORE
     FUSE_NORM = 4,          // NORM, MATMUL or LOGITS of that -> with `normed`
-    FUSE_ADDED_NORM = 8,    // NORM that adds, MATMUL or LOGITS with `normed` of that -> with `added`
+    FUSE_ADDED_NORM = 8,    // NORM that adds, MATMUL or LOGITS with `normed` -> with `added` too
     FUSE_ALL = 15
 };
 
