@@ -1,8 +1,13 @@
 // A group of 32 weights as halves, for matrix units: element 8 i + 2 c and the next in word[i][c].
-// They are the weights times WEIGHT_UP, so that those of small scale are no denormals.
+// They are the weights times WEIGHT_UP, so that those of small scale are no denormals; weights that
+// are halves already stay as they are.
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
 
+#ifdef QUANT_F16
+const float WEIGHT_UP = 1.0;
+#else
 const float WEIGHT_UP = 64.0;
+#endif
 
 #ifdef QUANT_ZERO
 #ifdef QUANT_SIGNED
@@ -52,17 +57,14 @@ HalvesRaw halves_load(QuantPart w, uint row, uint group)
     return r;
 }
 
+uint pair_halves(uint two)
+{
 #ifdef QUANT_F16
-uint pair_halves(uint two)
-{
-    return packFloat2x16(unpackFloat2x16(two) * f16vec2(WEIGHT_UP));
-}
+    return two;
 #else
-uint pair_halves(uint two)
-{
     return packHalf2x16(uintBitsToFloat(uvec2(two << 16, two & 0xffff0000u)) * WEIGHT_UP);
-}
 #endif
+}
 
 void halves_unpack(HalvesRaw r, uint group, out uvec4 word[4])
 {

@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from model_shape import Shape
 from venvs import ROOT, commit, machine, model_file, python_of, release_build
 
 MODELS = {'smollm2': 'SmolLM2-135M Q4_1', 'gemma3': 'Gemma 3 270M Q4_K_M',
@@ -92,45 +93,17 @@ def ratio(what, figures):
     return peer / figures['godwit'] if what == 'load' else figures['godwit'] / peer
 
 
-class Shape:
-    """What a model reads and multiplies for a token, from `godwit inspect`."""
-
-    def __init__(self, godwit, model):
-        found = run_json([godwit, 'inspect', model, '--json'])
-        tensors = {t['name']: t for t in found['tensors']}
-        tied = 'output.weight' not in tensors
-        used = [t for n, t in tensors.items() if n != 'token_embd.weight' or tied]
-        self.weight_bytes = sum(t['bytes'] for t in used)
-        matrices = [t for t in used if len(t['dims']) == 2]
-        self.multiplications = sum(t['dims'][0] * t['dims'][1] for t in matrices)
-        self.head = tensors['token_embd.weight' if tied else 'output.weight']['dims']
-        meta = found['metadata']
-        arch = meta['general.architecture']
-        layers, width, heads, kv_heads = (meta[f'{arch}.{k}'] for k in (
-            'block_count', 'embedding_length', 'attention.head_count', 'attention.head_count_kv'))
-        head_dim = meta.get(f'{arch}.attention.key_length', width // heads)
-        self.window = meta.get(f'{arch}.attention.sliding_window')
-        self.layers, self.row_bytes = layers, 2 * 2 * kv_heads * head_dim     # K and V in f16
-
-    def kv_bytes(self, depth, budget=None):
-        full, local = self.layers, 0
-        if self.window:
-            full, local = self.layers // 6, self.layers - self.layers // 6
-        return self.row_bytes * (full * min(depth, budget or depth)
-                                 + local * min(depth, self.window or 0))
-
-    def bound(self, what, numbers, options, figure):
-        """What a figure comes to, in bytes or operations a second."""
-        if what == 'decode':
-            budget = int(options[3]) if options else None
-            moved = self.weight_bytes + self.kv_bytes(numbers[0], budget)
-            return (f'{moved / 1e6:.0f} MB a token, {moved * figure / 1e9:.1f} GB/s = '
-                    f'{moved * figure / MEMORY_BYTES_PER_S:.0%} of 22 GB/s')
-        if what == 'prefill':
-            # Only the last row needs logits.
-            inner = self.multiplications - self.head[0] * self.head[1]
-            return f'{2 * inner * figure / 1e9:.0f} int8 Gop/s'
-        return ''
+def bound(shape, what, numbers, options, figure):
+    """What a figure comes to, in bytes or operations a second."""
+    if what == 'decode':
+        budget = int(options[3]) if options else None
+        moved = shape.weight_bytes + shape.kv_bytes(numbers[0], budget)
+        return (f'{moved / 1e6:.0f} MB a token, {moved * figure / 1e9:.1f} GB/s = '
+                f'{moved * figure / MEMORY_BYTES_PER_S:.0%} of 22 GB/s')
+    if what == 'prefill':
+        # Only the last row needs logits.
+        return f'{2 * (shape.multiplications - shape.head) * figure / 1e9:.0f} int8 Gop/s'
+    return ''
 
 
 def table(found, shape):
@@ -141,9 +114,10 @@ def table(found, shape):
         figures = found[title]
         cells = [f'{figures[p]:.4g}' if figures[p] else '-' for p in ('godwit', *PEERS)]
         r = ratio(what, figures)
-        bound = shape.bound(what, numbers, options, figures['godwit']) if figures['godwit'] else ''
+        ours = figures['godwit']
+        by = bound(shape, what, numbers, options, ours) if ours else ''
         yield (f'| {title} | ' + ' | '.join(cells) + f' | {f"{r:.2f}" if r else "-"} | {goal:g} | '
-               f'{bound} |')
+               f'{by} |')
 
 
 PAGE = '''# Speed
@@ -175,7 +149,8 @@ def main():
     for name in args.models.split(','):
         model = model_file(name)
         found = measure(godwit, python, model, args.rounds)
-        tables += f'## {MODELS[name]}\n\n' + '\n'.join(table(found, Shape(godwit, model))) + '\n\n'
+        shape = Shape(run_json([godwit, 'inspect', model, '--json']))
+        tables += f'## {MODELS[name]}\n\n' + '\n'.join(table(found, shape)) + '\n\n'
     args.out.write_text(PAGE.format(date=datetime.date.today(), machine=machine(), commit=commit(),
                                     rounds=args.rounds, tables=tables.rstrip('\n') + '\n'))
 

@@ -31,25 +31,9 @@ static void add_word(char *words, size_t size, bool there, const char *word)
         snprintf(words + n, size - n, "%s%s", n ? " " : "", word);
 }
 
-// This build has a kernel for that ability, or no kernel asks for it.
-static bool is_built(const char *ability)
-{
-    bool asked = false, built = false;
-#define KERNEL(name, source, formats, needs) \
-    if (strcmp(#needs, ability) == 0) { \
-        asked = true; \
-        built |= vk_kernel_built(KERNEL_##name); \
-    }
-#include "shaders/kernels.def"
-#undef KERNEL
-    return built || !asked;
-}
-
 static void describe_vulkan(const struct vk_info *info, struct device *d)
 {
     const struct { const char *word; bool there; } ability[] = {
-        { "f16", info->f16 }, { "int_dot", info->int_dot }, { "matrix", info->matrix },
-        { "matrix2", info->matrix2 }, { "bf16", info->bf16 },
         { "direct_upload", info->direct }, { "memory_budget", info->budget },
         { "host_import", info->host_import }, { "timestamps", info->timestamps },
     };
@@ -58,11 +42,15 @@ static void describe_vulkan(const struct vk_info *info, struct device *d)
     snprintf(d->name, sizeof(d->name), "vulkan:%s", info->name);
     snprintf(d->driver, sizeof(d->driver), "%s", info->driver);
     snprintf(d->missing, sizeof(d->missing), "%s", info->missing);
-    for (size_t i = 0; i < ARRAY_LEN(ability); i++) {
-        bool unbuilt = ability[i].there && !is_built(ability[i].word);
-        add_word(d->abilities, sizeof(d->abilities), ability[i].there, ability[i].word);
-        add_word(d->unbuilt, sizeof(d->unbuilt), unbuilt, ability[i].word);
+    add_word(d->abilities, sizeof(d->abilities), info->f16, "f16");
+    for (enum vk_need n = VK_NEED_int_dot; n < VK_NEED_COUNT; n++) {
+        bool met = vk_need_met(info, n);
+        add_word(d->abilities, sizeof(d->abilities), met, vk_need_name(n));
+        add_word(d->unbuilt, sizeof(d->unbuilt), met && vk_need_support(n) == VK_UNBUILT,
+                 vk_need_name(n));
     }
+    for (size_t i = 0; i < ARRAY_LEN(ability); i++)
+        add_word(d->abilities, sizeof(d->abilities), ability[i].there, ability[i].word);
 }
 
 static int list_vulkan(struct device **list, uint32_t *n, struct err *err)
@@ -80,7 +68,7 @@ static int list_vulkan(struct device **list, uint32_t *n, struct err *err)
     *list = more;
     for (uint32_t i = 0; i < n_info; i++)
         describe_vulkan(&info[i], &more[*n + i]);
-    if (executor_find("vulkan") && vk_choose(info, n_info, NULL, &best, NULL) == 0) {
+    if (vk_choose(info, n_info, NULL, &best, NULL) == 0) {
         more[0].is_auto = false;
         more[*n + best].is_auto = true;
     }

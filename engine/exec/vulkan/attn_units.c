@@ -58,18 +58,6 @@ void vk_attn_classes_finish(struct vk_program *g)
     free(a->class);
 }
 
-// Makes room; what was there is lost. Addresses stand in recorded command buffers.
-static int grow(struct vk_program *g, struct vk_mem *m, enum vk_home home, size_t bytes,
-                struct err *err)
-{
-    if (bytes <= m->bytes)
-        return 0;
-    size_t more = MAX(bytes, m->bytes + m->bytes / 2);
-    vk_recorded_drop(g);
-    vk_free(g->vk, m);
-    return vk_alloc(g->vk, home, more, m, err);
-}
-
 // ---- rows -------------------------------------------------------------------------------------
 
 #define FOR_EACH_ROW(b, s, row, pos_) \
@@ -233,26 +221,26 @@ static int make_room(struct vk_program *g, const struct shape *s, struct err *er
     for (uint32_t i = 0; r == 0 && i < a->n_classes; i++) {
         struct attn_class *c = &a->class[i];
         size_t units = s->attn_whole ? g->batch->n_rows : c->n_splits;
-        r = grow(g, &c->unit, VK_HOME_UPLOAD, units * sizeof(struct attn_unit), err);
+        r = vk_grow(g, &c->unit, VK_HOME_UPLOAD, units * sizeof(struct attn_unit), err);
         splits = MAX(splits, c->n_splits);
     }
     if (s->attn_whole)
         splits = 0;
     if (r == 0)                         // there is one, though it be empty: list_entry
-        r = grow(g, &a->list, VK_HOME_DEVICE, (a->list_entries + 1) * sizeof(uint32_t), err);
+        r = vk_grow(g, &a->list, VK_HOME_DEVICE, (a->list_entries + 1) * sizeof(uint32_t), err);
     if (r == 0)
-        r = grow(g, &a->partial_ml, VK_HOME_DEVICE, splits * heads * 2 * sizeof(float), err);
+        r = vk_grow(g, &a->partial_ml, VK_HOME_DEVICE, splits * heads * 2 * sizeof(float), err);
     if (r == 0)
-        r = grow(g, &a->partial_o, VK_HOME_DEVICE,
+        r = vk_grow(g, &a->partial_o, VK_HOME_DEVICE,
                  splits * heads * g->cfg->head_dim * sizeof(float), err);
     if (r || a->n_selects == 0)
         return r;
-    r = grow(g, &a->select, VK_HOME_UPLOAD, a->n_selects * sizeof(struct attn_select), err);
+    r = vk_grow(g, &a->select, VK_HOME_UPLOAD, a->n_selects * sizeof(struct attn_select), err);
     if (r == 0)
-        r = grow(g, &a->slice, VK_HOME_UPLOAD, s->attn_slices * sizeof(struct attn_slice), err);
+        r = vk_grow(g, &a->slice, VK_HOME_UPLOAD, s->attn_slices * sizeof(struct attn_slice), err);
     size_t scores = (size_t)slice_rows(g) * g->cfg->n_kv_heads * attn_head_quads(a) *
                     a->candidates_max * 4 * sizeof(float);
-    return r ? r : grow(g, &a->scores, VK_HOME_DEVICE, scores, err);
+    return r ? r : vk_grow(g, &a->scores, VK_HOME_DEVICE, scores, err);
 }
 
 int vk_attn_prepare(struct vk_program *g, struct shape *s, struct err *err)

@@ -49,20 +49,6 @@ void vk_step_finish(struct vk_program *g)
         vk_free(g->vk, mem[i]);
 }
 
-static int grow_table(struct vk_program *g, size_t bytes, struct err *err)
-{
-    struct vk_mem more, *table = &g->step.table;
-    if (bytes <= table->bytes)
-        return 0;
-    int r = vk_alloc(g->vk, VK_HOME_UPLOAD, MAX(bytes, table->bytes * 2), &more, err);
-    if (r)
-        return r;
-    vk_recorded_drop(g);
-    vk_free(g->vk, table);
-    *table = more;
-    return 0;
-}
-
 // ---- what the batch says ----------------------------------------------------------------------
 
 static void check_seq(const struct vk_program *g, uint32_t i, uint32_t row0)
@@ -157,7 +143,7 @@ static int prepare(struct vk_program *g, struct shape *ret, struct err *err)
 {
     size_t table_bytes;
     struct step_head head = count_rows(g, &table_bytes);
-    int r = grow_table(g, table_bytes, err);
+    int r = vk_grow(g, &g->step.table, VK_HOME_UPLOAD, table_bytes, err);
     if (r)
         return r;
     *(struct step_head *)g->step.head.map = head;

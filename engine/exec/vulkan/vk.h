@@ -36,8 +36,7 @@ struct vk_info {                        // a physical device as people and the c
     bool     f16;                       // 16-bit float arithmetic
     bool     matrix, matrix2;           // KHR and NV cooperative matrices; NV with all its features
     bool     bf16;
-    struct vk_tile tile_f16, tile_s8, tile_bf16;    // the largest of a subgroup, with float32 and
-                                        // int32 sums
+    struct vk_tile tile_f16, tile_bf16; // the largest of a subgroup, with float32 sums
     bool     timestamps;
 };
 
@@ -97,6 +96,19 @@ void vk_free(struct vk *vk, struct vk_mem *m);
 // What can still be had for a home, as far as the driver says (VK_EXT_memory_budget), else its
 // heap less what this device took.
 uint64_t vk_left_bytes(struct vk *vk, enum vk_home home);
+
+// ---- what kernels need ------------------------------------------------------------------------
+
+// The last column of shaders/kernels.def: what compiler and device must have.
+enum vk_need { VK_NEED_plain, VK_NEED_int_dot, VK_NEED_matrix, VK_NEED_matrix2, VK_NEED_bf16,
+               VK_NEED_COUNT };
+
+const char *vk_need_name(enum vk_need need);        // "int_dot"
+const char *vk_need_title(enum vk_need need);       // "integer dot products"
+bool vk_need_met(const struct vk_info *info, enum vk_need need);    // by the device
+// Is there a kernel with that need, and could this build's compiler make them?
+enum vk_support { VK_UNUSED, VK_UNBUILT, VK_BUILT };
+enum vk_support vk_need_support(enum vk_need need);
 
 // ---- kernels ----------------------------------------------------------------------------------
 

@@ -233,8 +233,6 @@ static int read_tiles(const struct vk_instance *i, struct vk_caps *c, struct err
     for (uint32_t k = 0; k < n; k++) {
         if (multiplies(&p[k], VK_COMPONENT_TYPE_FLOAT16_KHR, VK_COMPONENT_TYPE_FLOAT32_KHR))
             keep_largest(&c->info.tile_f16, &p[k]);
-        if (multiplies(&p[k], VK_COMPONENT_TYPE_SINT8_KHR, VK_COMPONENT_TYPE_SINT32_KHR))
-            keep_largest(&c->info.tile_s8, &p[k]);
 #ifdef VK_KHR_shader_bfloat16
         if (multiplies(&p[k], VK_COMPONENT_TYPE_BFLOAT16_KHR, VK_COMPONENT_TYPE_FLOAT32_KHR))
             keep_largest(&c->info.tile_bf16, &p[k]);
@@ -334,7 +332,9 @@ static int judge_features(const struct vk_instance *i, struct vk_caps *c,
     info->host_import = c->listed[EXTENSION_external_memory_host];
     c->full_subgroups = f.subgroup.computeFullSubgroups;
     c->maintenance4 = f.maintenance4.maintenance4;
-    return judge_matrices(i, c, &f, err);
+    // Kernels on matrices also shuffle.
+    bool shuffles = p->v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
+    return shuffles ? judge_matrices(i, c, &f, err) : 0;
 }
 
 static int judge(const struct vk_instance *i, VkPhysicalDevice handle, struct vk_caps *ret,

@@ -6,33 +6,52 @@
 #include "base/base.h"
 #include "engine/exec/vulkan/vk_int.h"
 
-enum need { NEED_plain, NEED_int_dot, NEED_matrix, NEED_matrix2, NEED_bf16 };
-static const char *const need_name[] = {
-    [NEED_int_dot] = "integer dot products", [NEED_matrix] = "cooperative matrices",
-    [NEED_matrix2] = "cooperative matrices 2", [NEED_bf16] = "bfloat16 matrices",
+static const struct { const char *name, *title; } needs_table[VK_NEED_COUNT] = {
+    [VK_NEED_plain] = { "plain", "nothing more" },
+    [VK_NEED_int_dot] = { "int_dot", "integer dot products" },
+    [VK_NEED_matrix] = { "matrix", "cooperative matrices" },
+    [VK_NEED_matrix2] = { "matrix2", "cooperative matrices 2" },
+    [VK_NEED_bf16] = { "bf16", "bfloat16 matrices" },
 };
 
-static enum need need_of(enum kernel_id id)
+const char *vk_need_name(enum vk_need need)
+{
+    return needs_table[need].name;
+}
+
+const char *vk_need_title(enum vk_need need)
+{
+    return needs_table[need].title;
+}
+
+bool vk_need_met(const struct vk_info *info, enum vk_need need)
+{
+    const bool met[VK_NEED_COUNT] = {
+        [VK_NEED_plain] = true, [VK_NEED_int_dot] = info->int_dot, [VK_NEED_matrix] = info->matrix,
+        [VK_NEED_matrix2] = info->matrix2, [VK_NEED_bf16] = info->bf16,
+    };
+    return met[need];
+}
+
+enum vk_support vk_need_support(enum vk_need need)
+{
+    enum vk_support support = VK_UNUSED;
+#define KERNEL(kernel, source, formats, needs) \
+    if (VK_NEED_##needs == need && support != VK_UNBUILT) \
+        support = vk_kernel_built(KERNEL_##kernel) ? VK_BUILT : VK_UNBUILT;
+#include "shaders/kernels.def"
+#undef KERNEL
+    return support;
+}
+
+static enum vk_need need_of(enum kernel_id id)
 {
 #define KERNEL(name, source, formats, needs) \
     if (id >= KERNEL_##name && id <= KERNEL_##name##_last) \
-        return NEED_##needs;
+        return VK_NEED_##needs;
 #include "shaders/kernels.def"
 #undef KERNEL
-    return NEED_plain;
-}
-
-static bool device_has(const struct vk *vk, enum need need)
-{
-    const struct vk_info *info = &vk->caps.info;
-    switch (need) {
-    case NEED_plain:   return true;
-    case NEED_int_dot: return info->int_dot;
-    case NEED_matrix:  return info->matrix;
-    case NEED_matrix2: return info->matrix2;
-    case NEED_bf16:    return info->bf16;
-    }
-    return false;
+    return VK_NEED_plain;
 }
 
 bool vk_kernel_built(enum kernel_id id)
@@ -42,7 +61,7 @@ bool vk_kernel_built(enum kernel_id id)
 
 bool vk_kernel_runs(const struct vk *vk, enum kernel_id id)
 {
-    return vk_kernel_built(id) && device_has(vk, need_of(id));
+    return vk_kernel_built(id) && vk_need_met(&vk->caps.info, need_of(id));
 }
 
 static int check(const struct vk *vk, enum kernel_id id, const uint32_t *spec, uint32_t n_spec,
@@ -52,9 +71,9 @@ static int check(const struct vk *vk, enum kernel_id id, const uint32_t *spec, u
         return err_set(err, -ENOTSUP, "kernel %d: this build's shader compiler could not make it",
                        id);
     const char *name = spirv_of(id)->name;
-    if (!device_has(vk, need_of(id)))
+    if (!vk_need_met(&vk->caps.info, need_of(id)))
         return err_set(err, -ENOTSUP, "kernel %s: %s has no %s", name, vk->caps.info.name,
-                       need_name[need_of(id)]);
+                       vk_need_title(need_of(id)));
     if (n_spec > 0 && spec[0] > vk->caps.limits.maxComputeWorkGroupSize[0])
         return err_set(err, -ENOTSUP, "kernel %s: %s runs no workgroups of %u", name,
                        vk->caps.info.name, spec[0]);

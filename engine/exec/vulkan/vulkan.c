@@ -64,41 +64,6 @@ static void vulkan_close(struct executor *x)
 
 // ---- what it can ------------------------------------------------------------------------------
 
-enum feature { FEATURE_plain, FEATURE_int_dot, FEATURE_matrix, FEATURE_matrix2, FEATURE_bf16,
-               FEATURE_COUNT };
-
-static const char *const feature_name[FEATURE_COUNT] = {
-    [FEATURE_int_dot] = "integer dot products", [FEATURE_matrix] = "cooperative matrices",
-    [FEATURE_matrix2] = "cooperative matrices 2", [FEATURE_bf16] = "bfloat16",
-};
-
-static bool device_has(const struct vk_info *info, enum feature f)
-{
-    const bool has[FEATURE_COUNT] = {
-        [FEATURE_int_dot] = info->int_dot, [FEATURE_matrix] = info->matrix,
-        [FEATURE_matrix2] = info->matrix2, [FEATURE_bf16] = info->bf16,
-    };
-    return has[f];
-}
-
-// Kernels that want the feature: are there any, and could this build make them?
-static bool is_used(enum feature f, bool *built)
-{
-    static const struct { enum kernel_id id; enum feature needs; } kernel[] = {
-#define KERNEL(name, source, formats, needs) { KERNEL_##name, FEATURE_##needs },
-#include "shaders/kernels.def"
-#undef KERNEL
-    };
-    bool used = false;
-    *built = true;
-    for (unsigned i = 0; i < ARRAY_LEN(kernel); i++)
-        if (kernel[i].needs == f) {
-            used = true;
-            *built &= vk_kernel_built(kernel[i].id);
-        }
-    return used;
-}
-
 static void append(char *buf, size_t size, const char *before, const char *text)
 {
     size_t n = strlen(buf);
@@ -110,16 +75,15 @@ static void vulkan_describe(const struct executor *x, char *buf, size_t size)
     const struct vulkan_executor *v = container_of(x, const struct vulkan_executor, x);
     const struct vk_info *info = vk_info(v->vk);
     const char *lacks = "; built without ";
-    bool built;
     snprintf(buf, size, "vulkan: %s, %s", info->name, info->driver);
-    for (enum feature f = FEATURE_int_dot; f < FEATURE_COUNT; f++)
-        if (is_used(f, &built) && built && device_has(info, f))
-            append(buf, size, ", ", feature_name[f]);
+    for (enum vk_need n = VK_NEED_int_dot; n < VK_NEED_COUNT; n++)
+        if (vk_need_support(n) == VK_BUILT && vk_need_met(info, n))
+            append(buf, size, ", ", vk_need_title(n));
     if (v->exact)
         append(buf, size, ", ", "exact");
-    for (enum feature f = FEATURE_int_dot; f < FEATURE_COUNT; f++)
-        if (is_used(f, &built) && !built) {
-            append(buf, size, lacks, feature_name[f]);
+    for (enum vk_need n = VK_NEED_int_dot; n < VK_NEED_COUNT; n++)
+        if (vk_need_support(n) == VK_UNBUILT) {
+            append(buf, size, lacks, vk_need_title(n));
             lacks = ", ";
         }
 }

@@ -60,7 +60,7 @@ enum norm_step {
 
 // ---- a step's data (step.c) -------------------------------------------------------------------
 
-// As shaders/step.glsl has it. All offsets are into one upload buffer.
+// As shaders/step.glsl has it.
 struct step_row { int32_t token; uint32_t pos, table, seq; };   // table: first entry of its blocks
 struct step_head { uint32_t n_rows, n_decode, n_out, n_seqs; };
 
@@ -127,7 +127,7 @@ struct vk_program {
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
     struct vk_mem  act[2];              // inputs of products as bytes or halves (norm.c)
     struct vk_matvec *matvec;           // matmul.c: kernels, owned
-    struct vk_matrix *matrix;           // matrix.c: kernels and inputs, owned; NULL: not used
+    struct vk_matrix *matrix;           // matrix.c: kernels, owned; NULL: not used
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
     uint32_t       n_vocab;
     uint32_t       n_tokens;            // rows of the embedding; 0: the plan has none
@@ -190,7 +190,7 @@ int  vk_matmul_init(struct vk_program *g, struct err *err);
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s);
 void vk_matmul_finish(struct vk_program *g);
-// matrix.c: the same on matrix units, where the device has them (g->matrix)
+// matrix.c: rows of prompts on matrix units, where the device has them (g->matrix)
 int  vk_matrix_init(struct vk_program *g, struct err *err);
 void vk_matrix_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s);
@@ -221,6 +221,17 @@ void vk_attn_finish(struct vk_program *g);
 int  vk_step_init(struct vk_program *g, struct err *err);
 void vk_step_finish(struct vk_program *g);
 void vk_recorded_drop(struct vk_program *g);    // addresses in them are no longer right
+// Makes room in memory that recorded command buffers address; what was there is lost.
+static inline int vk_grow(struct vk_program *g, struct vk_mem *m, enum vk_home home, size_t bytes,
+                          struct err *err)
+{
+    size_t more = m->bytes + m->bytes / 2;
+    if (bytes <= m->bytes)
+        return 0;
+    vk_recorded_drop(g);
+    vk_free(g->vk, m);
+    return vk_alloc(g->vk, home, bytes > more ? bytes : more, m, err);
+}
 uint32_t vk_recorded_barriers(const struct vk_program *g);      // of the last step's, for tests
 int  vulkan_submit(struct program *p, struct batch *b, struct err *err);
 int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
