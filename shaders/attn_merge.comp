@@ -8,6 +8,9 @@
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 128;
 layout(constant_id = 1) const uint HEAD_DIM = 128;
+layout(constant_id = 2) const bool BYTES = false;   // the next product's input too (act.glsl)
+
+#include "act.glsl"
 
 layout(push_constant) uniform Push {
     Floats dst;             // (rows, stride)
@@ -15,12 +18,14 @@ layout(push_constant) uniform Push {
     StepHead head;
     Floats2 partial_ml;     // (partials, heads)
     Floats partial_o;       // (partials, heads, HEAD_DIM)
+    uint64_t act;           // (rows, act_row_bytes)
     uint dst_stride;        // floats
 };
 
 const uint DIMS = (HEAD_DIM + THREADS - 1) / THREADS;
 const uint BATCH = 8;                   // loads in flight
 
+shared float result[HEAD_DIM];
 shared float largest[2 * THREADS], keep[THREADS], weight[THREADS], length[THREADS];
 
 // Factors of splits [first, first + THREADS), after splits whose maximum is `before`. Returns the
@@ -49,14 +54,8 @@ float find_factors(uint at, uint first, uint n, uint n_heads, float before)
     return last;
 }
 
-void main()
+void merge(AttnRow row, uint r, uint h, uint n_heads)
 {
-    uint r = gl_WorkGroupID.x, h = gl_WorkGroupID.y, n_heads = gl_NumWorkGroups.y;
-    if (r >= head.n_rows)
-        return;
-    AttnRow row = attn_row.v[r];
-    if (row.n_splits < 2)               // attn_gather wrote it
-        return;
     float total[DIMS], l = 0.0, m = LOWEST;
     for (uint k = 0; k < DIMS; k++)
         total[k] = 0.0;
@@ -83,7 +82,32 @@ void main()
     float inverse = attn_inverse(l);
     for (uint k = 0; k < DIMS; k++) {
         uint d = k * THREADS + gl_LocalInvocationIndex;
-        if (d < HEAD_DIM)
+        if (d < HEAD_DIM) {
             dst.v[r * dst_stride + h * HEAD_DIM + d] = total[k] * inverse;
+            result[d] = total[k] * inverse;
+        }
+    }
+}
+
+void main()
+{
+    uint r = gl_WorkGroupID.x, h = gl_WorkGroupID.y, n_heads = gl_NumWorkGroups.y;
+    if (r >= head.n_decode)
+        return;
+    AttnRow row = attn_row.v[r];
+    if (row.n_splits > 1)
+        merge(row, r, h, n_heads);
+    else if (BYTES)                     // attn_gather wrote it
+        for (uint d = gl_LocalInvocationIndex; d < HEAD_DIM; d += THREADS)
+            result[d] = dst.v[r * dst_stride + h * HEAD_DIM + d];
+    barrier();
+    for (uint first = 0; BYTES && first < HEAD_DIM / 4; first += THREADS) {
+        uint quad = first + gl_LocalInvocationIndex, n_in = n_heads * HEAD_DIM;
+        vec4 x = vec4(0.0);
+        bool mine = quad < HEAD_DIM / 4;
+        for (uint i = 0; mine && i < 4; i++)
+            x[i] = result[quad * 4 + i];
+        act_store(act + r * act_row_bytes(n_in), n_in, mine ? h * (HEAD_DIM / 4) + quad : n_in / 4,
+                  x);
     }
 }

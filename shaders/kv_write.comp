@@ -10,6 +10,7 @@
 // row does not see by zero, and the block's last owner may have left a NaN.
 #version 460
 #extension GL_GOOGLE_include_directive : require
+#extension GL_EXT_control_flow_attributes : require
 #include "common.glsl"
 #include "step.glsl"
 #include "kv.glsl"
@@ -180,7 +181,7 @@ vec4 stored_quad(Block b, uint j, uint quad)
 void sum_quad(Block b, uint run, uint quad)
 {
     precise vec4 sum = vec4(0.0);
-    for (uint i = 0; i < RUN_TOKENS; i++)
+    [[dont_unroll]] for (uint i = 0; i < RUN_TOKENS; i++)
         sum += stored_quad(b, run * RUN_TOKENS + i, quad);
     for (uint i = 0; i < 4; i++)
         partial[run * HEAD_DIM + quad * 4 + i] = sum[i];
@@ -191,7 +192,7 @@ void sum_group(Block b, uint run, uint group)
     precise vec4 sum[8];
     for (uint i = 0; i < 8; i++)
         sum[i] = vec4(0.0);
-    for (uint t = 0; t < RUN_TOKENS; t++) {
+    [[dont_unroll]] for (uint t = 0; t < RUN_TOKENS; t++) {
         uint j = run * RUN_TOKENS + t, codes[8];
         float scale;
         if (j < b.n_old) {
@@ -201,7 +202,7 @@ void sum_group(Block b, uint run, uint group)
         } else {
             Head h = block_head(b, j);
             vec4 x[8];
-            for (uint i = 0; i < 8; i++)
+            [[dont_unroll]] for (uint i = 0; i < 8; i++)
                 x[i] = head_quad(h, group * 8 + i);
             scale = half_value(quantize_group(x, codes));
         }

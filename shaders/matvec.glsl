@@ -4,10 +4,16 @@
 // ... in ascending order; the TEAM partial sums are then added as a tree, by halves. So an output's
 // bits depend on its row of the batch and on TEAM alone. Integer formats multiply bytes by bytes;
 // a group's sum is exact, whatever instruction makes it.
+//
+// With GLU, targets 0 and 1 are gate and up, of the same outputs: dst[0] = act(gate) * up. With
+// NORM_STEPS, the last workgroup to end makes the next product's input of what all have written
+// (norm.glsl); after GLU, the last of those that share 32 outputs makes the bytes of these.
 #ifdef INT_DOT
 #extension GL_EXT_integer_dot_product : require
 #endif
 #include "math.glsl"
+#include "glu.glsl"
+#include "last.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 64;
@@ -17,8 +23,12 @@ layout(constant_id = 3) const uint ROWS = 1;
 layout(constant_id = 4) const uint DEPTH = 1;       // groups asked for at once
 layout(constant_id = 5) const bool FLOATS = false;  // inputs are the slot's, else act.glsl's
 layout(constant_id = 6) const float SOFTCAP = 0.0;  // 0: none
+layout(constant_id = 7) const uint GLU = 0;         // 0: none; else enum act_kind + 1
+layout(constant_id = 8) const uint NORM_STEPS = 0;
+layout(constant_id = 9) const uint NORM_WIDTH = 32; // all outputs, if there are NORM_STEPS
 
 #include "act.glsl"
+#include "norm.glsl"
 
 struct Target {                         // a matrix, or a part of one
     uint64_t w;
@@ -27,7 +37,9 @@ struct Target {                         // a matrix, or a part of one
 };
 
 layout(push_constant) uniform Push {
-    Target target[3];                   // n_out 0: none
+    // n_out 0: none. With NORM_STEPS the last, or the last two without GLU, are no targets but what
+    // next_bytes() and next_norm() say.
+    Target target[3];
     uint64_t src;                       // floats (rows, n_in rounded up to 32), or act.glsl's
     Words limit;                        // rows that there are
     uint n_in, row_bytes;
@@ -37,6 +49,8 @@ layout(push_constant) uniform Push {
 
 const uint ADD = 0x80000000u;
 const uint TEAMS = THREADS / TEAM, SUMS = OUTS * ROWS;
+const uint RESULTS = GLU > 0 ? OUTS / 2 : OUTS;     // of a team and a row
+const bool ONE_TARGET = GLU > 0 || NORM_STEPS > 0;
 const uint ROUND = SUMS < 16 ? SUMS : 16;           // sums of a team that are finished at once
 
 shared float part[TEAMS * ROUND * (TEAM + 1)];      // one more: no two in the same bank
@@ -47,14 +61,14 @@ struct Work { uint target, out0, row0; };
 Work find_work()
 {
     uint group = gl_WorkGroupID.x, t = 0;
-    for (; t < 2; t++) {
+    for (; !ONE_TARGET && t < 2; t++) {
         uint n = (target[t].n_out + TEAMS * OUTS - 1) / (TEAMS * OUTS);
         if (group < n)
             break;
         group -= n;
     }
     uint team = group * TEAMS + gl_LocalInvocationIndex / TEAM;
-    return Work(t, team * OUTS, gl_WorkGroupID.y * ROWS);
+    return Work(t, team * RESULTS, gl_WorkGroupID.y * ROWS);
 }
 
 // Rows and outputs past the end are worked on as if they were the last one, and not written.
@@ -65,7 +79,13 @@ uint input_row(Work k, uint c)
 
 uint matrix_row(Work k, uint o)
 {
-    return min(k.out0 + o, target[k.target].n_out - 1);
+    return min(k.out0 + o % RESULTS, target[k.target].n_out - 1);
+}
+
+// The matrix of sum o.
+QuantPart matrix(Work k, uint o)
+{
+    return QuantPart(target[k.target + o / RESULTS].w, row_bytes, n_in);
 }
 
 // ---- floats -----------------------------------------------------------------------------------
@@ -88,14 +108,13 @@ void add_chunk(Work k, uint chunk, vec4 lo[OUTS], vec4 hi[OUTS], inout float sum
 
 void multiply_floats(Work k, inout float sum[SUMS])
 {
-    QuantPart w = QuantPart(target[k.target].w, row_bytes, n_in);
     uint n_chunks = (n_in + 7) / 8;
     for (uint chunk = gl_LocalInvocationIndex % TEAM; chunk < n_chunks; chunk += TEAM * DEPTH) {
         vec4 lo[DEPTH][OUTS], hi[DEPTH][OUTS];
         [[unroll]] for (uint d = 0; d < DEPTH; d++)
             [[unroll]] for (uint o = 0; o < OUTS; o++)
-                quant_eight(w, matrix_row(k, o), min(chunk + d * TEAM, n_chunks - 1), lo[d][o],
-                            hi[d][o]);
+                quant_eight(matrix(k, o), matrix_row(k, o), min(chunk + d * TEAM, n_chunks - 1),
+                            lo[d][o], hi[d][o]);
         [[unroll]] for (uint d = 0; d < DEPTH; d++)
             if (chunk + d * TEAM < n_chunks)
                 add_chunk(k, chunk + d * TEAM, lo[d], hi[d], sum);
@@ -161,13 +180,13 @@ void add_raw(Work k, uint group, QuantRaw raw[OUTS], inout float sum[SUMS])
 
 void multiply_ints(Work k, inout float sum[SUMS])
 {
-    QuantPart w = QuantPart(target[k.target].w, row_bytes, n_in);
     uint n_groups = n_in / 32;
     for (uint group = gl_LocalInvocationIndex % TEAM; group < n_groups; group += TEAM * DEPTH) {
         QuantRaw raw[DEPTH][OUTS];
         [[unroll]] for (uint d = 0; d < DEPTH; d++)
             [[unroll]] for (uint o = 0; o < OUTS; o++)
-                raw[d][o] = quant_load(w, matrix_row(k, o), min(group + d * TEAM, n_groups - 1));
+                raw[d][o] = quant_load(matrix(k, o), matrix_row(k, o),
+                                       min(group + d * TEAM, n_groups - 1));
         [[unroll]] for (uint d = 0; d < DEPTH; d++)
             if (group + d * TEAM < n_groups)
                 add_raw(k, group + d * TEAM, raw[d], sum);
@@ -199,7 +218,72 @@ void write_result(Work k, uint i, float v)
     if (uint64_t(bias) != 0)
         y += bias.v[o];
     y = (rows & ADD) != 0 ? fma(y, scale, dst.v[at]) : y * scale;
-    dst.v[at] = SOFTCAP > 0.0 ? SOFTCAP * tanh_of(y / SOFTCAP) : y;
+    y = SOFTCAP > 0.0 ? SOFTCAP * tanh_of(y / SOFTCAP) : y;
+    if (NORM_STEPS > 0)
+        SharedFloats(uint64_t(dst)).v[at] = y;
+    else
+        dst.v[at] = y;
+}
+
+void write_glu(Work k, uint i, float gate, float up)
+{
+    uint o = k.out0 + i % RESULTS, row = k.row0 + i / RESULTS;
+    if (o >= target[0].n_out || row >= limit.v[0])
+        return;
+    precise float g = gate, u = up;
+    if (uint64_t(target[0].bias) != 0)
+        g += target[0].bias.v[o];
+    if (uint64_t(target[1].bias) != 0)
+        u += target[1].bias.v[o];
+    SharedFloats dst = SharedFloats(uint64_t(target[0].dst));
+    dst.v[row * target[0].dst_stride + o] = glu_act(GLU - 1, g) * u;
+}
+
+// ---- the next product's input -----------------------------------------------------------------
+
+// Of 32 outputs after GLU. target[2]: w where the bytes go, dst counters, one for each 32 outputs
+// and ROWS rows.
+void next_bytes(Work k)
+{
+    uint me = gl_LocalInvocationIndex, n_out = target[0].n_out, groups = 32 / (TEAMS * RESULTS);
+    uint group = gl_WorkGroupID.x / groups, count = gl_WorkGroupID.y * (n_out / 32) + group;
+    if (!is_last(SharedWords(uint64_t(target[2].dst) + 4 * count), groups))
+        return;
+    for (uint first = 0; first < ROWS * 8; first += THREADS) {
+        uint row = k.row0 + (first + me) / 8, quad = group * 8 + me % 8;
+        uint64_t at = uint64_t(target[0].dst) + 4 * uint64_t(row * target[0].dst_stride);
+        vec4 x = vec4(0.0);
+        if (row < limit.v[0] && first + me < ROWS * 8)
+            x = SharedFloats4(at).v[quad];
+        else
+            quad += n_out / 4;          // past the end: not written
+        act_store(target[2].w + row * act_row_bytes(n_out), n_out, quad, x);
+    }
+}
+
+// Of all outputs. The last two targets: w where the bytes go, dst the norm's weights, bias where
+// its floats go, n_out eps, dst_stride added_scale; then w the counter, dst src and bias
+// added_weight where there is NORM_ADDED.
+void next_norm()
+{
+    const uint STRIDE = (NORM_WIDTH + 31) / 32 * 128;       // bytes of a row in a slot
+    const bool ADDED = (NORM_STEPS & NORM_ADDED) != 0;
+    if (!is_last(SharedWords(target[2].w), gl_NumWorkGroups.x))
+        return;
+    Norm n;
+    n.weight = target[1].dst;
+    n.added_weight = target[2].bias;
+    n.added_eps = n.eps = uintBitsToFloat(target[1].n_out);
+    n.added_scale = uintBitsToFloat(target[1].dst_stride);
+    n.scale = 1.0;
+    for (uint row = 0; row < ROWS && row < limit.v[0]; row++) {
+        uint64_t at = row * uint64_t(STRIDE), result = uint64_t(target[0].dst) + at;
+        n.src = Floats(ADDED ? uint64_t(target[2].dst) + at : result);
+        n.added = Floats(result);
+        n.dst = Floats(uint64_t(target[1].bias) + at);
+        n.act = target[1].w + row * act_row_bytes(NORM_WIDTH);
+        norm_row(n);
+    }
 }
 
 void main()
@@ -223,7 +307,16 @@ void main()
         [[unroll]] for (uint i = 0; i < ROUND && first + i < SUMS; i++)
             part[(mine + i) * (TEAM + 1) + lane] = sum[first + i];
         barrier();
-        for (uint i = lane; i < ROUND && first + i < SUMS; i += TEAM)
+        for (uint i = lane; GLU == 0 && i < ROUND && first + i < SUMS; i += TEAM)
             write_result(k, first + i, tree_sum((mine + i) * (TEAM + 1)));
+        for (uint i = lane; GLU > 0 && i < ROUND / 2; i += TEAM) {
+            uint gate = mine + i / RESULTS * OUTS + i % RESULTS;
+            write_glu(k, first / 2 + i, tree_sum(gate * (TEAM + 1)),
+                      tree_sum((gate + RESULTS) * (TEAM + 1)));
+        }
     }
+    if (GLU > 0 && NORM_STEPS > 0)
+        next_bytes(k);
+    else if (NORM_STEPS > 0)
+        next_norm();
 }

@@ -14,14 +14,16 @@ const uint NORM_HALVES = 16;            // act = x as halves: zeros to a multipl
                                         // bytes more the scale, which is a power of two
 const uint NORM_UNIT = 32;              // and that is 1, for rows that halves can hold
 
-struct Norm {                           // addresses of a row's elements, and of weights
+// Addresses of a row's elements, and of weights. src and added may be what this dispatch wrote.
+struct Norm {
     Floats src, added, added_weight, weight, dst;
     uint64_t act;
     float added_eps, added_scale, eps, scale;
 };
 
 const uint NORM_LANES = 256, NORM_FEW = 16;
-const uint NORM_TURNS = NORM_LANES / THREADS;       // lanes of an invocation
+// Lanes of an invocation.
+const uint NORM_TURNS = THREADS < NORM_LANES ? NORM_LANES / THREADS : 1;
 const uint NORM_QUADS = (NORM_WIDTH + 3) / 4;
 const uint NORM_PADDED = (NORM_WIDTH + 63) / 64 * 16;
 const uint NORM_ALL = (NORM_STEPS & NORM_HALVES) != 0 ? NORM_PADDED : NORM_QUADS;
@@ -45,6 +47,20 @@ uint norm_quad(uint k)
 
 // Four elements, zeros past the end.
 vec4 norm_load(Floats row, uint quad)
+{
+    vec4 x = vec4(0.0);
+    if (NORM_WIDTH % 4 == 0) {
+        if (quad < NORM_QUADS)
+            x = SharedFloats4(uint64_t(row)).v[quad];
+    } else {
+        for (uint i = 0; i < 4; i++)
+            if (quad * 4 + i < NORM_WIDTH)
+                x[i] = SharedFloats(uint64_t(row)).v[quad * 4 + i];
+    }
+    return x;
+}
+
+vec4 norm_weight(Floats row, uint quad)
 {
     vec4 x = vec4(0.0);
     if (NORM_WIDTH % 4 == 0) {
@@ -152,13 +168,13 @@ void norm_row(Norm n)
     float largest = 0.0;
     [[unroll]] for (uint k = 0; k < NORM_EACH; k++) {
         x[k] = norm_load(n.src, norm_quad(k));
-        w[k] = norm_does(NORM_NORMED) ? norm_load(n.weight, norm_quad(k)) : vec4(1.0);
+        w[k] = norm_does(NORM_NORMED) ? norm_weight(n.weight, norm_quad(k)) : vec4(1.0);
     }
     if (norm_does(NORM_ADDED)) {
         vec4 y[NORM_EACH], v[NORM_EACH];
         [[unroll]] for (uint k = 0; k < NORM_EACH; k++) {
             y[k] = norm_load(n.added, norm_quad(k));
-            v[k] = norm_load(n.added_weight, norm_quad(k));
+            v[k] = norm_weight(n.added_weight, norm_quad(k));
         }
         float r = norm_factor(norm_measure(y, v).x, n.added_eps);
         [[unroll]] for (uint k = 0; k < NORM_EACH; k++) {

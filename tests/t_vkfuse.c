@@ -19,7 +19,6 @@ TEST_MAIN
 #define ROWS_MAX 128
 #define SEQS 3
 #define BLOCKS (2 * SEQS)
-#define STEPS 4                         // with SEQS outputs each
 
 // ---- models of random weights -----------------------------------------------------------------
 
@@ -102,22 +101,37 @@ static void set_cfg(struct model_cfg *cfg, const struct model_case *c)
     cfg->rope_local.base = 1e3f;
 }
 
-static void open_device(struct rig *r, bool exact)
+static struct executor *executors[2];   // exact or not: kernels are compiled once
+
+static void close_devices(void)
+{
+    for (unsigned i = 0; i < ARRAY_LEN(executors); i++)
+        executor_vulkan.close(executors[i]);
+}
+
+static struct executor *executor_for(bool exact)
 {
     struct err err;
     struct executor_params p = { .exact = exact };
-    if (executor_vulkan.open(&r->x, &p, &err) == 0)
-        return;
-    p.device_arg = "llvmpipe";
-    if (executor_vulkan.open(&r->x, &p, &err))
-        SKIP("no usable Vulkan device");
+    struct executor **x = &executors[exact];
+    bool first = !executors[0] && !executors[1];
+    if (*x)
+        return *x;
+    if (executor_vulkan.open(x, &p, &err)) {
+        p.device_arg = "llvmpipe";
+        if (executor_vulkan.open(x, &p, &err))
+            SKIP("no usable Vulkan device");
+    }
+    if (first)                          // after what the driver does at exit, so before that
+        atexit(close_devices);
+    return *x;
 }
 
 static void rig_open(struct rig *r, const struct model_case *c)
 {
     struct err err;
     *r = (struct rig){0};
-    open_device(r, c->exact);
+    r->x = executor_for(c->exact);
     set_cfg(&r->model.cfg, c);
     struct weights *w = &r->model.weights;
     w->layer = r->layer;
@@ -134,64 +148,78 @@ static void rig_close(struct rig *r)
     for (uint32_t i = 0; i < r->n_tensors; i++)
         free((void *)(uintptr_t)r->tensor[i].data);
     plan_free(r->plan);
-    r->x->ops->close(r->x);
 }
 
-static struct program *load(struct rig *r, const struct model_case *c, uint32_t rules)
+static struct program *load(struct rig *r, const struct model_case *c,
+                            const struct vulkan_choice *choice)
 {
     struct err err;
     struct program *p;
     struct kv_layout layout;
     struct load_params params = { .rows_max = ROWS_MAX, .seqs_max = SEQS, .outputs_max = SEQS,
                                   .k_type = c->kv, .v_type = c->kv };
-    REQUIRE_OK(vulkan_load_as(r->x, &r->model, r->plan, rules, &params, &p, &err), err);
+    REQUIRE_OK(vulkan_load_as(r->x, &r->model, r->plan, choice, &params, &p, &err), err);
     REQUIRE_OK(r->x->ops->kv_alloc(p, BLOCKS, &layout, &err), err);
     return p;
 }
 
 // ---- steps ------------------------------------------------------------------------------------
 
+// Rows of a sequence in a step; generated ones before those of prompts. The first prompt ends just
+// before the end of a block, so that generated tokens go over it.
+struct part { uint32_t seq, rows; bool decode; };
+static const struct part steps[][SEQS] = {
+    { { 0, 62 }, { 1, 7 }, { 2, 1 } },
+    { { 0, 1, true }, { 1, 1, true }, { 2, 1, true } },
+    { { 0, 1, true } },
+    { { 0, 1, true }, { 2, 1, true }, { 1, 61 } },
+    { { 0, 1, true }, { 1, 1, true } },
+};
+#define STEPS ARRAY_LEN(steps)
+
 struct result {
     float    logits[STEPS][SEQS][VOCAB];
+    uint32_t barriers[STEPS];
     uint8_t *blocks;                    // (BLOCKS, block_bytes), owned
     size_t   bytes;
-    uint32_t barriers;                  // of the last step
 };
 
-// Prompts that end before and behind the end of a block; generated tokens go over one.
-static const uint32_t prompt_tokens[SEQS] = { 62, 7, 1 };
-
-static void step(struct program *p, uint32_t n, float logits[SEQS][VOCAB])
+static void step(struct program *p, const struct part *part, uint32_t *n_tokens,
+                 float logits[SEQS][VOCAB])
 {
     static const uint32_t table[SEQS][2] = { { 0, 1 }, { 2, 3 }, { 4, 5 } };
     struct err err;
     struct batch_seq seq[SEQS];
     int32_t token[ROWS_MAX];
-    uint32_t out[SEQS], rows = 0;
-    for (uint32_t i = 0; i < SEQS; i++) {
-        seq[i] = (struct batch_seq){
-            .block = table[i], .n_blocks = 2, .row0 = rows, .decode = n > 0,
-            .n_rows = n ? 1 : prompt_tokens[i], .pos0 = n ? prompt_tokens[i] + n - 1 : 0,
+    uint32_t out[SEQS], rows = 0, n = 0;
+    for (; n < SEQS && part[n].rows; n++) {
+        uint32_t i = part[n].seq;
+        seq[n] = (struct batch_seq){
+            .block = table[i], .n_blocks = 2, .row0 = rows, .n_rows = part[n].rows,
+            .decode = part[n].decode, .pos0 = n_tokens[i],
         };
-        for (uint32_t k = 0; k < seq[i].n_rows; k++)
-            token[rows++] = (int32_t)((seq[i].pos0 + k) * 37 + i * 11) % VOCAB;
-        out[i] = rows - 1;
+        for (uint32_t k = 0; k < part[n].rows; k++)
+            token[rows++] = (int32_t)(n_tokens[i]++ * 37 + i * 11) % VOCAB;
+        out[n] = rows - 1;
     }
     struct batch b = {
-        .n_rows = rows, .n_seqs = SEQS, .n_out = SEQS, .token = token, .seq = seq, .out_row = out };
+        .n_rows = rows, .n_seqs = n, .n_out = n, .token = token, .seq = seq, .out_row = out };
     REQUIRE_OK(executor_vulkan.submit(p, &b, &err), err);
     REQUIRE_OK(executor_vulkan.wait(p, WAIT_NS, &err), err);
-    memcpy(logits, b.logits, sizeof(float) * SEQS * VOCAB);
+    memcpy(logits, b.logits, sizeof(float) * n * VOCAB);
 }
 
-static struct result run(struct rig *r, const struct model_case *c, uint32_t rules)
+static struct result run(struct rig *r, const struct model_case *c,
+                         const struct vulkan_choice *choice)
 {
     struct result to = {0};
-    struct program *p = load(r, c, rules);
+    uint32_t n_tokens[SEQS] = {0};
+    struct program *p = load(r, c, choice);
     struct vk_program *g = container_of(p, struct vk_program, p);
-    for (uint32_t n = 0; n < STEPS; n++)
-        step(p, n, to.logits[n]);
-    to.barriers = vk_recorded_barriers(g);
+    for (uint32_t n = 0; n < STEPS; n++) {
+        step(p, steps[n], n_tokens, to.logits[n]);
+        to.barriers[n] = vk_recorded_barriers(g);
+    }
     to.bytes = g->kv.layout.block_bytes;
     to.blocks = malloc(BLOCKS * to.bytes);
     for (uint32_t i = 0; i < BLOCKS; i++)
@@ -202,19 +230,18 @@ static struct result run(struct rig *r, const struct model_case *c, uint32_t rul
 
 // ---- bits -------------------------------------------------------------------------------------
 
-static const struct model_case models[] = {
-    { "llama", 2, 128, 4, 2, 32, 160, 0, QUANT_q8_0, QUANT_q8_0, .rope = ROPE_ADJACENT,
-      .n_rot = 32, .kv = KV_F16 },
-    { "llama of mixed formats", 2, 256, 4, 1, 64, 512, 0, QUANT_q4_k, QUANT_f16,
-      .rope = ROPE_HALVES, .n_rot = 64, .kv = KV_Q8_0 },
-    { "qwen", 1, 96, 6, 2, 16, 160, 0, QUANT_f16, QUANT_f16, .bias = true, .rope = ROPE_HALVES,
-      .n_rot = 16, .kv = KV_F16 },
-    { "gemma", 2, 128, 4, 1, 64, 96, 40, QUANT_q4_0, QUANT_q5_1, .qk_norm = true,
-      .post_norms = true, .rope = ROPE_HALVES, .n_rot = 64, .kv = KV_Q8_0 },
-    { "gemma, exact, with heads half turned", 2, 96, 2, 1, 80, 96, 40, QUANT_q8_0, QUANT_q8_0,
-      .exact = true, .qk_norm = true, .post_norms = true, .rope = ROPE_HALVES, .n_rot = 20,
-      .kv = KV_F32 },
-};
+static const struct model_case
+llama = { "llama", 2, 128, 4, 2, 32, 160, 0, QUANT_q8_0, QUANT_q8_0, .rope = ROPE_ADJACENT,
+          .n_rot = 32, .kv = KV_F16 },
+mixed = { "llama of mixed formats", 2, 256, 8, 4, 32, 512, 0, QUANT_q4_k, QUANT_f16,
+          .rope = ROPE_HALVES, .n_rot = 32, .kv = KV_F16 },
+qwen = { "qwen", 1, 96, 4, 2, 32, 160, 0, QUANT_f16, QUANT_f16, .bias = true,
+         .rope = ROPE_HALVES, .n_rot = 32, .kv = KV_F16 },
+gemma = { "gemma", 2, 128, 2, 1, 64, 96, 40, QUANT_q8_0, QUANT_q8_0, .qk_norm = true,
+          .post_norms = true, .rope = ROPE_HALVES, .n_rot = 64, .kv = KV_Q8_0 },
+exact = { "gemma, exact, with heads half turned", 2, 96, 2, 1, 80, 96, 40, QUANT_q8_0, QUANT_q8_0,
+          .exact = true, .qk_norm = true, .post_norms = true, .rope = ROPE_HALVES, .n_rot = 20,
+          .kv = KV_F32 };
 
 static void check_equal(const char *model, uint32_t rules, const struct result *a,
                         const struct result *b)
@@ -223,29 +250,77 @@ static void check_equal(const char *model, uint32_t rules, const struct result *
         for (uint32_t i = 0; i < SEQS; i++) {
             REQUIRE(isfinite(a->logits[n][i][0]));
             if (memcmp(a->logits[n][i], b->logits[n][i], sizeof(a->logits[n][i])))
-                TEST_FAIL("%s: rules %u change step %u of sequence %u", model, rules, n, i);
+                TEST_FAIL("%s: rules %u change output %u of step %u", model, rules, i, n);
         }
     for (uint32_t i = 0; i < BLOCKS; i++)
         if (memcmp(a->blocks + i * a->bytes, b->blocks + i * a->bytes, a->bytes))
             TEST_FAIL("%s: rules %u change block %u", model, rules, i);
 }
 
+// With these rules and with none. They must be worth it.
+static void check(const struct model_case *c, uint32_t rules, bool wide_teams)
+{
+    const struct vulkan_choice plain = { 0, wide_teams }, fused = { rules, wide_teams };
+    struct rig r;
+    rig_open(&r, c);
+    struct result want = run(&r, c, &plain), got = run(&r, c, &fused);
+    check_equal(c->name, rules, &want, &got);
+    REQUIRE(got.barriers[1] < want.barriers[1]);
+    free(got.blocks);
+    free(want.blocks);
+    rig_close(&r);
+}
+
 TEST(rules_change_no_bits)
 {
-    for (size_t i = 0; i < ARRAY_LEN(models); i++) {
+    check(&llama, FUSE_GLU, false);
+    check(&llama, FUSE_QKV, false);
+    check(&llama, FUSE_NORM, false);
+    check(&llama, FUSE_ALL, false);
+    check(&mixed, FUSE_ALL, false);
+    check(&qwen, FUSE_ALL, false);
+    check(&gemma, FUSE_ALL, false);
+    check(&exact, FUSE_ALL, false);
+}
+
+// Where the last workgroup of a product makes the input of the next.
+TEST(wide_teams_change_no_bits)
+{
+    check(&llama, FUSE_ALL, true);
+    check(&gemma, FUSE_ALL, true);
+    check(&exact, FUSE_ALL, true);
+}
+
+// ---- counts -----------------------------------------------------------------------------------
+
+// Dependent dispatches of a layer in the middle, in a step of few generated
+// tokens.
+static void check_count(const struct model_case *c, bool wide_teams, uint32_t decode_max)
+{
+    const struct vulkan_choice fused = { FUSE_ALL, wide_teams };
+    uint32_t barriers[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct model_case deeper = *c;
         struct rig r;
-        rig_open(&r, &models[i]);
-        struct result want = run(&r, &models[i], 0);
-        const uint32_t rules[] = { VULKAN_FUSE_RULES & FUSE_GLU, VULKAN_FUSE_RULES & FUSE_QKV,
-                                   VULKAN_FUSE_RULES & FUSE_NORM, VULKAN_FUSE_RULES };
-        for (size_t k = 0; k < ARRAY_LEN(rules); k++) {
-            struct result got = run(&r, &models[i], rules[k]);
-            check_equal(models[i].name, rules[k], &want, &got);
-            REQUIRE(got.barriers < want.barriers ||
-                    (rules[k] != VULKAN_FUSE_RULES && got.barriers == want.barriers));
-            free(got.blocks);
-        }
-        free(want.blocks);
+        deeper.layers += i;
+        rig_open(&r, &deeper);
+        struct result x = run(&r, &deeper, &fused);
+        barriers[i] = x.barriers[1];
+        free(x.blocks);
         rig_close(&r);
     }
+    if (barriers[1] - barriers[0] > decode_max)
+        TEST_FAIL("%s: %u dependent dispatches in a layer, not %u", c->name,
+                  barriers[1] - barriers[0], decode_max);
+}
+
+TEST(a_layer_takes_few_dispatches)
+{
+    check_count(&llama, false, 9);
+    check_count(&mixed, false, 9);
+    check_count(&gemma, false, 9);
+    check_count(&exact, false, 9);
+    check_count(&llama, true, 7);
+    check_count(&gemma, true, 7);
+    check_count(&exact, true, 7);
 }

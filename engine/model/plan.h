@@ -31,7 +31,8 @@ enum op_kind {
 
 enum op_flags {
     OP_ADD = 1,     // NORM, MATMUL: dst += result * scale instead of dst = result
-    OP_GLU_OUT = 2, // MATMUL of two, from plan_fuse: dst[0] = act(first result) * second
+    OP_GLU_OUT = 2, // MATMUL of two, from plan_fuse: dst[0] = act(first result) * second, which
+                    // may be kept in dst[1]
 };
 
 enum slot {         // activation slots, by role

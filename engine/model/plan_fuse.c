@@ -96,11 +96,9 @@ static uint32_t fuse_glu(const struct plan *p, const struct model_cfg *cfg, uint
     if (mat->kind != OP_MATMUL || mat->n_w != 2 || mat->flags || glu->kind != OP_GLU)
         return 0;
     uint8_t gate = mat->dst[0], up = mat->dst[1], dst = glu->dst[0];
-    if (gate == up || glu->src[0] != gate || glu->src[1] != up || dst == mat->src[0] ||
-        !same_shape(mat->w[0], mat->w[1]))
-        return 0;
-    if ((dst != gate && !is_dead_after(p, i + 1, gate)) ||
-        (dst != up && !is_dead_after(p, i + 1, up)))
+    if (gate == up || glu->src[0] != gate || glu->src[1] != up || dst == mat->src[0] || dst == up ||
+        !same_shape(mat->w[0], mat->w[1]) || !is_dead_after(p, i + 1, up) ||
+        (dst != gate && !is_dead_after(p, i + 1, gate)))
         return 0;
     *ret = *mat;
     ret->flags = OP_GLU_OUT;

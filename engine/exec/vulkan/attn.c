@@ -109,12 +109,14 @@ int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
 static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
 {
     uint32_t dim = g->cfg->head_dim;
-    const uint32_t merge[] = { MERGE_THREADS, dim };
+    const uint32_t merge[] = { MERGE_THREADS, dim, false }, bytes[] = { MERGE_THREADS, dim, true };
     const uint32_t score[] = { SCORE_THREADS, dim, a->group };
     const uint32_t choose[] = { CHOOSE_THREADS, a->group };
     int r = attn_make_readers(g, vk_info(g->vk)->subgroup > 8, err);
     if (r == 0)
         r = vk_kernel(g->vk, KERNEL_attn_merge, merge, ARRAY_LEN(merge), &a->merge, err);
+    if (r == 0)
+        r = vk_kernel(g->vk, KERNEL_attn_merge, bytes, ARRAY_LEN(bytes), &a->merge_bytes, err);
     if (r == 0)
         r = vk_kernel(g->vk, KERNEL_select_score, score, ARRAY_LEN(score), &a->score, err);
     if (r == 0)
@@ -204,7 +206,7 @@ struct gather_push {                    // attn_gather.comp
 };
 
 struct merge_push {                     // attn_merge.comp
-    VkDeviceAddress dst, attn_row, head, partial_ml, partial_o;
+    VkDeviceAddress dst, attn_row, head, partial_ml, partial_o, act;
     uint32_t dst_stride;
 };
 
@@ -236,19 +238,27 @@ static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct o
                          offsetof(struct attn_groups, gather), uses, ARRAY_LEN(uses));
 }
 
-static void record_merge(struct vk_program *g, struct vk_cmd *c, const struct op *op,
+// And the input of the product that follows, if it is bytes.
+static void record_merge(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                          const struct attn_class *class, uint32_t n_rows)
 {
     const struct vk_attn *a = g->attn;
+    const struct op *op = o->op;
+    const struct vk_mem none = {0}, *act = o->next ? &g->act[o->next->act] : &none;
     const struct merge_push push = {
         .dst = g->slot[op->dst[0]].addr, .attn_row = class->row.addr, .head = g->step.head.addr,
         .partial_ml = a->partial_ml.addr, .partial_o = a->partial_o.addr,
-        .dst_stride = g->stride[op->dst[0]],
+        .act = act->addr, .dst_stride = g->stride[op->dst[0]],
     };
     const struct vk_use uses[] = {
-        vk_reads(&a->partial_ml), vk_reads(&a->partial_o), vk_writes(&g->slot[op->dst[0]]) };
+        vk_reads(&a->partial_ml), vk_reads(&a->partial_o), vk_writes(&g->slot[op->dst[0]]),
+        vk_writes(act),
+    };
     const struct vk_groups n = { n_rows, g->cfg->n_heads, 1 };
-    vk_dispatch(c, a->merge, "attn_merge", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
+    vk_dispatch(c, o->next ? a->merge_bytes : a->merge, "attn_merge", &push, sizeof(push), n, uses,
+                ARRAY_LEN(uses));
+    if (o->next)
+        vk_input_ready(g, o->next, false);
 }
 
 static void record_tile(struct vk_program *g, struct vk_cmd *c, const struct op *op,
@@ -283,5 +293,5 @@ void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
     if (s->n_decode)
         record_gather(g, c, o->op, class);
     if (s->n_decode && !s->attn_whole)
-        record_merge(g, c, o->op, class, s->n_decode);
+        record_merge(g, c, o, class, s->n_decode);
 }

@@ -54,7 +54,7 @@ struct vk_attn {
     uint32_t splits_max;                // of a step, before rows run whole
     size_t   score_bytes_max;           // of a slice
     uint32_t tile_rows, tile_heads;     // of a tile, at most; tile_rows a power of two
-    const struct vk_kernel *gather, *merge, *tile, *score, *choose;
+    const struct vk_kernel *gather, *merge, *merge_bytes, *tile, *score, *choose;
 
     struct vk_mem select;               // (n_selects) struct attn_select, upload
     struct vk_mem slice;                // (attn_slices) struct attn_slice, upload

@@ -5,6 +5,9 @@
 // Floor: the matrix's bytes over the bandwidth for up to about 8 rows, then the rate of integer dot
 // products. Inputs cost 40 bytes a group and row from the first-level cache, so kernels for more
 // rows have more outputs to a team.
+//
+// A dispatch after another costs microseconds, so a product of few rows also makes the next one's
+// input, if that is all that is missing.
 #include <errno.h>
 #include <stdlib.h>
 #include "base/base.h"
@@ -15,6 +18,7 @@
 #define NARROW_SUBGROUP 8
 #define GROUPS_MAX 65535u               // workgroups in x that every device takes
 #define GROUP_ELEMS 32
+#define NEXT_ROWS_MAX 4                 // up to which a workgroup makes the next input
 
 // Kernels for up to `rows` rows: outputs of a team, teams of a workgroup, groups asked for at once.
 // Bits depend on the size of a team alone, which is the device's.
@@ -31,9 +35,16 @@ static const struct team narrow = {
     1, 3, { { 1, 2, 8, 1 }, { 4, 2, 8, 1 }, { 16, 2, 8, 1 } },
 };
 
+// Kernels of an operation alone.
+struct own_kernels {
+    const struct vk_kernel *glu[VARIANTS_MAX];      // OP_GLU_OUT
+    const struct vk_kernel *next[VARIANTS_MAX];     // making the next input too; NULL: cannot
+};
+
 struct vk_matvec {
     const struct vk_kernel *kernel[QUANT_COUNT][VARIANTS_MAX];
     const struct vk_kernel *logits[VARIANTS_MAX];   // with the soft cap
+    struct own_kernels *own;            // (n_ops), owned
     struct team team;
     bool int_dot;
 };
@@ -70,18 +81,74 @@ static uint32_t float_bits(float x)
     return v.u;
 }
 
-static int make_variants(struct vk_program *g, enum quant_id q, float softcap,
-                         const struct vk_kernel **ret, struct err *err)
+// What a kernel does besides multiplying, as matvec.glsl has it.
+struct extras { float softcap; uint32_t glu, norm_steps, norm_width; };
+
+static int make_variant(struct vk_program *g, enum quant_id q, const struct variant *v,
+                        const struct extras *x, const struct vk_kernel **ret, struct err *err)
 {
     const struct vk_matvec *mv = g->matvec;
     bool floats = takes_floats(g, q);
     enum kernel_id id = (mv->int_dot && !floats ? KERNEL_matvec_dot : KERNEL_matvec) + q;
+    const uint32_t lanes = mv->team.lanes, spec[] = {
+        v->teams * lanes, lanes, v->outs, v->rows, v->depth, floats, float_bits(x->softcap),
+        x->glu, x->norm_steps, MAX(x->norm_width, 1u),
+    };
+    return vk_kernel(g->vk, id, spec, ARRAY_LEN(spec), ret, err);
+}
+
+static int make_variants(struct vk_program *g, enum quant_id q, float softcap,
+                         const struct vk_kernel **ret, struct err *err)
+{
+    const struct team *t = &g->matvec->team;
+    const struct extras x = { .softcap = softcap };
     int r = 0;
-    for (unsigned i = 0; r == 0 && i < mv->team.n_variants; i++) {
-        const struct variant *v = &mv->team.variant[i];
-        const uint32_t lanes = mv->team.lanes, spec[] = {
-            v->teams * lanes, lanes, v->outs, v->rows, v->depth, floats, float_bits(softcap) };
-        r = vk_kernel(g->vk, id, spec, ARRAY_LEN(spec), &ret[i], err);
+    for (unsigned i = 0; r == 0 && i < t->n_variants; i++)
+        r = make_variant(g, q, &t->variant[i], &x, &ret[i], err);
+    return r;
+}
+
+// Half of a team's sums are of the gate, and none is cut off by a round of matvec.glsl.
+static struct variant glu_variant(struct variant v)
+{
+    uint32_t outs = 2;
+    while (outs * 2 <= v.outs)
+        outs *= 2;
+    v.outs = outs;
+    return v;
+}
+
+static int make_glu(struct vk_program *g, const struct vk_op *o, struct err *err)
+{
+    const struct team *t = &g->matvec->team;
+    struct own_kernels *own = &g->matvec->own[o - g->op];
+    struct extras x = { .glu = 1 + o->op->matmul.act };
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < t->n_variants; i++) {
+        const struct variant v = glu_variant(t->variant[i]);
+        x.norm_steps = 0;
+        r = make_variant(g, vk_mat_quant(o->mat[0]), &v, &x, &own->glu[i], err);
+        x.norm_steps = NORM_BYTES;
+        if (r == 0 && o->next && COUNT_OUTS % (v.teams * v.outs / 2) == 0)
+            r = make_variant(g, vk_mat_quant(o->mat[0]), &v, &x, &own->next[i], err);
+    }
+    return r;
+}
+
+// For few rows, since one workgroup does it alone. Not in software, where a dispatch costs nothing.
+static int make_next(struct vk_program *g, const struct vk_op *o, struct err *err)
+{
+    const struct team *t = &g->matvec->team;
+    struct own_kernels *own = &g->matvec->own[o - g->op];
+    int r = 0;
+    for (unsigned i = 0; r == 0 && i < t->n_variants; i++) {
+        uint32_t threads = t->variant[i].teams * t->lanes;
+        const struct extras x = {
+            .norm_steps = o->next->norm_steps & ~(uint32_t)(NORM_HALVES | NORM_UNIT),
+            .norm_width = o->mat[0]->n_out,
+        };
+        if (t->lanes > 1 && t->variant[i].rows <= NEXT_ROWS_MAX && 256 % threads == 0)
+            r = make_variant(g, vk_mat_quant(o->mat[0]), &t->variant[i], &x, &own->next[i], err);
     }
     return r;
 }
@@ -89,15 +156,17 @@ static int make_variants(struct vk_program *g, enum quant_id q, float softcap,
 static int make_kernels(struct vk_program *g, const struct vk_op *o, struct err *err)
 {
     struct vk_matvec *mv = g->matvec;
+    int r = 0;
     if (o->op->kind == OP_LOGITS)
         return make_variants(g, vk_mat_quant(o->mat[0]), o->op->logits.softcap, mv->logits, err);
-    int r = 0;
+    if (o->op->flags & OP_GLU_OUT)
+        return make_glu(g, o, err);
     for (unsigned k = 0; r == 0 && k < o->op->n_w; k++) {
         enum quant_id q = vk_mat_quant(o->mat[k]);
         if (!mv->kernel[q][0])
             r = make_variants(g, q, 0.0f, mv->kernel[q], err);
     }
-    return r;
+    return r == 0 && o->next ? make_next(g, o, err) : r;
 }
 
 // As act_row_bytes of act.glsl.
@@ -126,6 +195,9 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
     if (!mv)
         return err_set(err, -ENOMEM, "no memory for a program");
     g->matvec = mv;
+    mv->own = calloc((size_t)g->plan->n_ops + 1, sizeof(*mv->own));
+    if (!mv->own)
+        return err_set(err, -ENOMEM, "no memory for a program");
     mv->team = choice->wide ? wide : narrow;
     for (uint32_t i = 0; i < mv->team.n_variants; i++) {
         struct variant *v = &mv->team.variant[i];
@@ -148,7 +220,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
         return r;
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
-        .wide = vk_info(g->vk)->subgroup > NARROW_SUBGROUP,
+        .wide = g->wide_teams || vk_info(g->vk)->subgroup > NARROW_SUBGROUP,
     };
     return vk_matmul_take(g, &choice, err);
 }
@@ -157,6 +229,8 @@ void vk_matmul_finish(struct vk_program *g)
 {
     vk_matrix_finish(g);
     vk_inputs_finish(g);
+    if (g->matvec)
+        free(g->matvec->own);
     free(g->matvec);
     g->matvec = NULL;
 }
@@ -187,7 +261,8 @@ struct gathering {
     enum quant_id      quant;
     struct matvec_push push;
     uint32_t           n;               // targets
-    struct vk_use      use[2 + TARGETS];
+    struct vk_use      use[6];
+    uint32_t           n_uses;
 };
 
 static uint32_t variant_for(const struct vk_program *g, uint32_t rows)
@@ -199,23 +274,28 @@ static uint32_t variant_for(const struct vk_program *g, uint32_t rows)
     return v;
 }
 
+// `n` targets of outputs, in a kernel of this variant.
+static void dispatch(struct gathering *x, const struct vk_kernel *kernel,
+                     const struct variant *v, uint32_t n)
+{
+    uint32_t per_group = v->outs * v->teams;
+    struct vk_groups groups = { 0, DIV_UP(x->rows.n, v->rows), 1 };
+    if (x->o->op->flags & OP_GLU_OUT)
+        per_group /= 2;
+    for (uint32_t i = 0; i < n; i++)
+        groups.x += DIV_UP(x->push.target[i].n_out, per_group);
+    vk_dispatch(x->c, kernel, x->o->op->kind == OP_LOGITS ? "logits" : "matvec", &x->push,
+                sizeof(x->push), groups, x->use, x->n_uses);
+    x->n = 0;
+}
+
 static void flush(struct gathering *x)
 {
     const struct vk_matvec *mv = x->g->matvec;
     uint32_t v = variant_for(x->g, x->rows.n);
-    const struct variant *variant = &mv->team.variant[v];
-    uint32_t per_group = variant->outs * variant->teams;
     bool logits = x->o->op->kind == OP_LOGITS;
-    struct vk_groups groups = { 0, DIV_UP(x->rows.n, variant->rows), 1 };
-    if (x->n == 0)
-        return;
-    for (uint32_t i = 0; i < x->n; i++)
-        groups.x += DIV_UP(x->push.target[i].n_out, per_group);
-    for (uint32_t i = x->n; i < TARGETS; i++)
-        x->push.target[i] = (struct target){0};
-    vk_dispatch(x->c, logits ? mv->logits[v] : mv->kernel[x->quant][v],
-                logits ? "logits" : "matvec", &x->push, sizeof(x->push), groups, x->use, 1 + x->n);
-    x->n = 0;
+    if (x->n > 0)
+        dispatch(x, logits ? mv->logits[v] : mv->kernel[x->quant][v], &mv->team.variant[v], x->n);
 }
 
 static void start(struct gathering *x, const struct vk_mat *m)
@@ -225,34 +305,45 @@ static void start(struct gathering *x, const struct vk_mat *m)
     bool floats = takes_floats(g, vk_mat_quant(m)), logits = op->kind == OP_LOGITS;
     const struct vk_mem *src = floats ? &g->slot[vk_input_slot(op)] : &g->act[x->o->act];
     x->quant = vk_mat_quant(m);
-    x->push.src = src->addr;
-    x->push.limit = x->rows.limit;
-    x->push.n_in = m->n_in;
-    x->push.row_bytes = (uint32_t)m->row_bytes;
-    x->push.scale = logits ? op->logits.scale : op->flags & OP_ADD ? op->matmul.scale : 1.0f;
-    x->push.rows = x->rows.n | (op->flags & OP_ADD ? PUSH_ADD : 0);
+    x->push = (struct matvec_push){
+        .src = src->addr, .limit = x->rows.limit, .n_in = m->n_in,
+        .row_bytes = (uint32_t)m->row_bytes,
+        .scale = logits ? op->logits.scale : op->flags & OP_ADD ? op->matmul.scale : 1.0f,
+        .rows = x->rows.n | (op->flags & OP_ADD ? PUSH_ADD : 0),
+    };
     x->use[0] = vk_reads(src);
+    x->n_uses = 1;
+}
+
+static const struct vk_mem *result_of(const struct gathering *x, unsigned k)
+{
+    return x->o->op->kind == OP_LOGITS ? &x->g->logits : &x->g->slot[x->o->op->dst[k]];
 }
 
 // Outputs [out0, out0 + n_out) of matrix k, which lie in one part.
-static void add_target(struct gathering *x, unsigned k, uint32_t out0, uint32_t n_out)
+static struct target target_of(const struct gathering *x, unsigned k, uint32_t out0, uint32_t n_out)
 {
     const struct vk_program *g = x->g;
     const struct vk_mat *m = x->o->mat[k];
-    bool logits = x->o->op->kind == OP_LOGITS;
-    uint32_t slot = x->o->op->dst[k], part = out0 / m->part_rows;
-    const struct vk_mem *dst = logits ? &g->logits : &g->slot[slot];
+    uint32_t part = out0 / m->part_rows;
+    VkDeviceAddress bias = x->o->vector[k].addr;
+    return (struct target){
+        .w = m->part[part].addr + (out0 - part * m->part_rows) * m->row_bytes,
+        .dst = result_of(x, k)->addr + out0 * sizeof(float),
+        .bias = bias ? bias + out0 * sizeof(float) : 0, .n_out = n_out,
+        .dst_stride = x->o->op->kind == OP_LOGITS ? g->n_vocab : g->stride[x->o->op->dst[k]],
+    };
+}
+
+static void add_target(struct gathering *x, unsigned k, uint32_t out0, uint32_t n_out)
+{
+    const struct vk_mat *m = x->o->mat[k];
     if (x->n == TARGETS || (x->n > 0 && x->quant != vk_mat_quant(m)))
         flush(x);
     if (x->n == 0)
         start(x, m);
-    x->push.target[x->n] = (struct target){
-        .w = m->part[part].addr + (out0 - part * m->part_rows) * m->row_bytes,
-        .dst = dst->addr + out0 * sizeof(float),
-        .bias = x->o->vector[k].addr ? x->o->vector[k].addr + out0 * sizeof(float) : 0,
-        .n_out = n_out, .dst_stride = logits ? g->n_vocab : g->stride[slot],
-    };
-    x->use[++x->n] = vk_writes(dst);
+    x->push.target[x->n++] = target_of(x, k, out0, n_out);
+    x->use[x->n_uses++] = vk_writes(result_of(x, k));
 }
 
 // Not more outputs at once than there may be workgroups.
@@ -262,29 +353,113 @@ static uint32_t outputs_max(const struct vk_program *g, const struct few_rows *r
     return GROUPS_MAX / TARGETS * v->outs * v->teams;
 }
 
-static void record_few(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
-                       const struct few_rows *rows)
+// How many outputs from `out` on lie in one part and fit a dispatch.
+static uint32_t outputs_from(const struct vk_mat *m, uint32_t out, uint32_t most)
 {
-    struct gathering x = { .g = g, .c = c, .o = o, .rows = *rows };
-    uint32_t most = outputs_max(g, rows);
-    for (unsigned k = 0; k < OP_W_MAX && o->mat[k]; k++) {
-        const struct vk_mat *m = o->mat[k];
+    return MIN(MIN(m->part_rows - out % m->part_rows, m->n_out - out), most);
+}
+
+static void record_few(struct gathering *x)
+{
+    uint32_t most = outputs_max(x->g, &x->rows);
+    for (unsigned k = 0; k < OP_W_MAX && x->o->mat[k]; k++) {
+        const struct vk_mat *m = x->o->mat[k];
         for (uint32_t out = 0, n; out < m->n_out; out += n) {
-            n = MIN(m->part_rows - out % m->part_rows, m->n_out - out);
-            n = MIN(n, most);
-            add_target(&x, k, out, n);
+            n = outputs_from(m, out, most);
+            add_target(x, k, out, n);
         }
     }
-    flush(&x);
+    flush(x);
+}
+
+// ---- with the next product's input ------------------------------------------------------------
+
+// That input is ready, for rows that are not of prompts and maybe for those.
+static void use_next(struct gathering *x, bool prompts_too)
+{
+    struct vk_program *g = x->g;
+    const struct vk_op *next = x->o->next;
+    if (next->norm_steps & NORM_BYTES)
+        x->use[x->n_uses++] = vk_writes(&g->act[next->act]);
+    if (next->norm_steps & NORM_FLOATS)
+        x->use[x->n_uses++] = vk_writes(&g->slot[next->op->normed.slot]);
+    if (next->norm_steps & NORM_ADDED)
+        x->use[x->n_uses++] = vk_writes(&g->slot[next->op->src[0]]);
+    x->use[x->n_uses++] = vk_writes(&g->count);
+    vk_input_ready(g, next, prompts_too);
+}
+
+// Outputs of gate and up together.
+static void record_glu(struct gathering *x)
+{
+    const struct vk_program *g = x->g;
+    const struct own_kernels *own = &g->matvec->own[x->o - g->op];
+    const struct vk_mat *m = x->o->mat[0];
+    uint32_t i = variant_for(g, x->rows.n), most = outputs_max(g, &x->rows);
+    const struct variant v = glu_variant(g->matvec->team.variant[i]);
+    for (uint32_t out = 0, n; out < m->n_out; out += n) {
+        const struct vk_kernel *kernel = own->glu[i];
+        n = outputs_from(m, out, most);
+        start(x, m);
+        for (unsigned k = 0; k < 2; k++)
+            x->push.target[k] = target_of(x, k, out, n);
+        x->use[x->n_uses++] = vk_writes(result_of(x, 0));
+        if (n == m->n_out && own->next[i]) {
+            kernel = own->next[i];
+            x->push.target[2] = (struct target){
+                .w = g->act[x->o->next->act].addr, .dst = g->count.addr + sizeof(uint32_t) };
+            use_next(x, !vk_matrix_takes(g, x->o));
+        }
+        dispatch(x, kernel, &v, 1);
+    }
+}
+
+// Whether one dispatch does it all, and its last workgroup the next input.
+static bool makes_next(const struct vk_program *g, const struct vk_op *o, uint32_t n_rows,
+                       const struct shape *s)
+{
+    uint32_t i = variant_for(g, n_rows);
+    return g->matvec->own[o - g->op].next[i] && n_rows <= g->matvec->team.variant[i].rows &&
+           (o->gathered || s->n_prompt == 0) && o->mat[0]->n_parts == 1;
+}
+
+static void record_next(struct gathering *x)
+{
+    const struct vk_program *g = x->g;
+    const struct vk_op *next = x->o->next;
+    const struct op *op = next->op;
+    uint32_t i = variant_for(g, x->rows.n);
+    const struct op_norm *norm = &op->normed, *added = &op->added;
+    start(x, x->o->mat[0]);
+    x->push.target[0] = target_of(x, 0, 0, x->o->mat[0]->n_out);
+    x->push.target[1] = (struct target){
+        .w = g->act[next->act].addr, .dst = next->norm_weight[0].addr,
+        .bias = g->slot[norm->slot].addr, .n_out = float_bits(norm->eps),
+        .dst_stride = float_bits(added->scale),
+    };
+    x->push.target[2] = (struct target){
+        .w = g->count.addr, .dst = g->slot[op->src[0]].addr, .bias = next->norm_weight[1].addr };
+    x->use[x->n_uses++] = vk_writes(result_of(x, 0));
+    use_next(x, true);
+    dispatch(x, g->matvec->own[x->o - g->op].next[i], &g->matvec->team.variant[i], 1);
 }
 
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s)
 {
-    struct few_rows rows = rows_of(g, o, s);
+    struct gathering x = { .g = g, .c = c, .o = o, .rows = rows_of(g, o, s) };
     vk_input_record(g, c, o, s);
-    if (rows.n)
-        record_few(g, c, o, &rows);
-    if (vk_matrix_takes(g, o))
-        vk_matrix_record(g, c, o, s);
+    if (x.rows.n == 0)
+        ;
+    else if (o->op->flags & OP_GLU_OUT)
+        record_glu(&x);
+    else if (makes_next(g, o, x.rows.n, s))
+        record_next(&x);
+    else
+        record_few(&x);
+    if (!vk_matrix_takes(g, o) || s->n_prompt == 0)
+        return;
+    vk_matrix_record(g, c, o, s);
+    if (o->op->flags & OP_GLU_OUT)
+        vk_rows_record(g, c, o, s);
 }

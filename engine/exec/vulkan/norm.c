@@ -13,7 +13,7 @@ struct norm_push {                      // norm.comp
     VkDeviceAddress src, added, added_weight, weight, dst, act;
     float    added_eps, added_scale, eps, scale;
     VkDeviceAddress limit;
-    uint32_t src_stride, added_stride, dst_stride, act_stride;
+    uint32_t src_stride, added_stride, dst_stride, act_stride, prompts;
 };
 static_assert(sizeof(struct norm_push) <= VK_PUSH_BYTES, "push constants");
 
@@ -94,6 +94,43 @@ static int alloc_act(struct vk_program *g, struct err *err)
     return r;
 }
 
+// The results of an operation are the input of the product that follows it, and its kernels can be
+// told to make that (next_norm() and next_bytes() of matvec.glsl, attn_merge.comp).
+static bool feeds(const struct vk_program *g, const struct vk_op *o, const struct vk_op *next)
+{
+    const struct op *a = o->op, *b = next->op;
+    bool plain = b->src[0] == a->dst[0] && next->norm_steps & NORM_BYTES && !b->normed.w;
+    if (!vk_multiplies(b) || o->gathered != next->gathered)
+        return false;
+    if (a->kind == OP_ATTN)
+        return plain && g->cfg->head_dim % COUNT_OUTS == 0;
+    if (a->kind != OP_MATMUL)
+        return false;
+    if (a->flags & OP_GLU_OUT)
+        return plain;
+    if (a->n_w != 1 || next->norm_steps == 0 || (b->normed.w && b->normed.scale != 1.0f))
+        return false;
+    if (!b->added.w)
+        return b->src[0] == a->dst[0];
+    return b->added.slot == a->dst[0] && b->added.eps == b->normed.eps &&
+           g->stride[b->src[0]] == g->stride[a->dst[0]];
+}
+
+// One for the end of a dispatch, then one for every 32 outputs of a GLU and rows of a workgroup.
+static int alloc_count(struct vk_program *g, struct err *err)
+{
+    size_t tiles = DIV_UP(MAX(g->params.rows_max, g->params.outputs_max), COUNT_ROWS), n = 1;
+    for (uint32_t i = 0; i + 1 < g->plan->n_ops; i++) {
+        struct vk_op *o = &g->op[i];
+        if (!feeds(g, o, o + 1))
+            continue;
+        o->next = o + 1;
+        if (o->op->kind == OP_MATMUL)
+            n = MAX(n, 1 + DIV_UP(o->mat[0]->n_out, COUNT_OUTS) * tiles);
+    }
+    return vk_alloc(g->vk, VK_HOME_DEVICE, n * sizeof(uint32_t), &g->count, err);
+}
+
 int vk_inputs_init(struct vk_program *g, struct err *err)
 {
     int r = alloc_act(g, err);
@@ -105,13 +142,14 @@ int vk_inputs_init(struct vk_program *g, struct err *err)
         if (o->norm_steps)
             r = make_kernel(g, o->mat[0]->n_in, o->norm_steps, &o->norm, err);
     }
-    return r;
+    return r ? r : alloc_count(g, err);
 }
 
 void vk_inputs_finish(struct vk_program *g)
 {
     for (unsigned i = 0; i < ARRAY_LEN(g->act); i++)
         vk_free(g->vk, &g->act[i]);
+    vk_free(g->vk, &g->count);
 }
 
 // ---- recording --------------------------------------------------------------------------------
@@ -124,7 +162,7 @@ static void record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o
     bool normed = o->norm_steps & (NORM_ADDED | NORM_NORMED);
     push->limit = g->step.head.addr + (o->gathered ? offsetof(struct step_head, n_out)
                                                    : offsetof(struct step_head, n_rows));
-    const struct vk_groups n = { vk_op_rows(o, s), pieces, 1 };
+    const struct vk_groups n = { push->prompts ? s->n_prompt : vk_op_rows(o, s), pieces, 1 };
     vk_dispatch(c, o->norm, normed ? "norm" : "act", push, sizeof(*push), n, uses, n_uses);
 }
 
@@ -149,13 +187,20 @@ void vk_norm_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
     record(g, c, o, s, &push, g->plan->slot_width[src] / op->norm.piece, uses, ARRAY_LEN(uses));
 }
 
+void vk_input_ready(struct vk_program *g, const struct vk_op *o, bool prompts_too)
+{
+    g->ready.op = o;
+    g->ready.prompts_too = prompts_too;
+}
+
 void vk_input_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                      const struct shape *s)
 {
     const struct op *op = o->op;
     uint32_t src = op->src[0], added = op->added.slot, dst = op->normed.slot;
     const struct vk_mem *act = &g->act[o->act];
-    if (!o->norm)
+    bool ready = g->ready.op == o;
+    if (!o->norm || (ready && (g->ready.prompts_too || o->gathered || s->n_prompt == 0)))
         return;
     struct norm_push push = {
         .src = g->slot[src].addr, .added = g->slot[added].addr,
@@ -164,6 +209,7 @@ void vk_input_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op 
         .added_scale = op->added.scale, .eps = op->normed.eps, .scale = op->normed.scale,
         .src_stride = g->stride[src], .added_stride = g->stride[added],
         .dst_stride = g->stride[dst], .act_stride = vk_matmul_act_bytes(g, o),
+        .prompts = ready,
     };
     struct vk_use uses[4];
     uint32_t n = 0;

@@ -64,8 +64,8 @@ static int load(struct vk_program *g, struct err *err)
 }
 
 int vulkan_load_as(struct executor *x, const struct model *m, const struct plan *plan,
-                   uint32_t rules, const struct load_params *p, struct program **ret,
-                   struct err *err)
+                   const struct vulkan_choice *choice, const struct load_params *p,
+                   struct program **ret, struct err *err)
 {
     assert(p->rows_max > 0 && p->rows_max <= BATCH_ROWS_MAX);
     struct vk_program *g = calloc(1, sizeof(*g));
@@ -78,7 +78,8 @@ int vulkan_load_as(struct executor *x, const struct model *m, const struct plan 
     g->model = m;
     g->cfg = &m->cfg;
     g->params = *p;
-    int r = plan_fuse(&g->plan, plan, g->cfg, rules, err);
+    g->wide_teams = choice->wide_teams;
+    int r = plan_fuse(&g->plan, plan, g->cfg, choice->rules, err);
     if (r == 0)
         r = load(g, err);
     if (r) {
@@ -92,7 +93,8 @@ int vulkan_load_as(struct executor *x, const struct model *m, const struct plan 
 int vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
                 const struct load_params *p, struct program **ret, struct err *err)
 {
-    return vulkan_load_as(x, m, plan, VULKAN_FUSE_RULES, p, ret, err);
+    const struct vulkan_choice usual = { .rules = VULKAN_FUSE_RULES };
+    return vulkan_load_as(x, m, plan, &usual, p, ret, err);
 }
 
 void vulkan_unload(struct program *p)

@@ -11,14 +11,18 @@
 static int make_kernel(struct vk_program *g, struct vk_op *o, struct err *err)
 {
     const struct op *op = o->op;
-    const uint32_t glu[] = { THREADS, op->glu.act }, plain[] = { THREADS };
+    const uint32_t plain[] = { THREADS };
+    const uint32_t glu[] = { THREADS, op->kind == OP_GLU ? op->glu.act : op->matmul.act };
     switch (op->kind) {
     case OP_EMBED:
         return vk_kernel(g->vk, KERNEL_embed + vk_mat_quant(o->mat[0]), plain, ARRAY_LEN(plain),
                          &o->kernel, err);
     case OP_NORM:
         return vk_norm_init(g, o, err);
+    case OP_MATMUL:
     case OP_GLU:
+        if (op->kind == OP_MATMUL && !(op->flags & OP_GLU_OUT))
+            return 0;
         return vk_kernel(g->vk, KERNEL_rows_glu, glu, ARRAY_LEN(glu), &o->kernel, err);
     case OP_GATHER:
         return vk_kernel(g->vk, KERNEL_rows_gather, plain, ARRAY_LEN(plain), &o->kernel, err);
@@ -70,24 +74,28 @@ static struct vk_groups row_groups(uint32_t width, uint32_t n_rows)
 
 struct glu_push {                       // rows_glu.comp
     VkDeviceAddress gate, up, dst, head;
-    uint32_t gate_stride, up_stride, dst_stride, width, gathered;   // vectors of four floats
+    uint32_t gate_stride, up_stride, dst_stride, width;     // vectors of four floats
+    uint32_t gathered, prompts;
 };
 
 static void record_glu(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                        const struct shape *s)
 {
-    uint32_t gate = o->op->src[0], up = o->op->src[1], dst = o->op->dst[0];
-    uint32_t width = g->plan->slot_width[dst];
+    const struct op *op = o->op;
+    bool prompts = op->kind == OP_MATMUL;       // its kernels did it for the other rows
+    uint32_t dst = op->dst[0], gate = prompts ? dst : op->src[0];
+    uint32_t up = prompts ? op->dst[1] : op->src[1], width = g->plan->slot_width[dst];
     const struct glu_push push = {
         .gate = g->slot[gate].addr, .up = g->slot[up].addr, .dst = g->slot[dst].addr,
         .head = g->step.head.addr, .gate_stride = g->stride[gate] / 4,
         .up_stride = g->stride[up] / 4, .dst_stride = g->stride[dst] / 4,
-        .width = DIV_UP(width, 4), .gathered = o->gathered,
+        .width = DIV_UP(width, 4), .gathered = o->gathered, .prompts = prompts,
     };
     const struct vk_use uses[] = {
         vk_reads(&g->slot[gate]), vk_reads(&g->slot[up]), vk_writes(&g->slot[dst]) };
-    vk_dispatch(c, o->kernel, "glu", &push, sizeof(push), row_groups(width, vk_op_rows(o, s)),
-                uses, ARRAY_LEN(uses));
+    uint32_t n_rows = prompts ? s->n_prompt : vk_op_rows(o, s);
+    vk_dispatch(c, o->kernel, "glu", &push, sizeof(push), row_groups(width, n_rows), uses,
+                ARRAY_LEN(uses));
 }
 
 struct gather_push {                    // rows_gather.comp
@@ -117,6 +125,7 @@ void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
 {
     switch (o->op->kind) {
     case OP_EMBED: record_embed(g, c, o, s); break;
+    case OP_MATMUL:
     case OP_GLU: record_glu(g, c, o, s); break;
     case OP_GATHER: record_gather(g, c, o, s); break;
     default: assert(!"not a row-wise operation");

@@ -179,6 +179,7 @@ static void record_op(struct vk_program *g, struct vk_cmd *c, const struct vk_op
 static int record(struct vk_program *g, struct vk_cmd *c, const struct shape *s, struct err *err)
 {
     vk_cmd_begin(c);
+    g->ready.op = NULL;
     for (uint32_t i = 0; i < g->plan->n_ops; i++)
         record_op(g, c, &g->op[i], s);
     return vk_cmd_end(c, err);

@@ -16,7 +16,7 @@
 #define VULKAN_LAYOUT_VERSION 2         // of the order of elements in K and V slices (kv.c)
 
 // Rules of plan_fuse.h whose results all kernels here understand.
-#define VULKAN_FUSE_RULES (FUSE_QKV | FUSE_NORM | FUSE_ADDED_NORM)
+#define VULKAN_FUSE_RULES FUSE_ALL
 
 struct vulkan_executor {
     struct executor x;
@@ -48,6 +48,8 @@ struct vk_op {
     const struct vk_kernel *norm;       // NORM; what makes a product's input, or NULL
     uint32_t         norm_steps;        // of enum norm_step
     uint8_t          act;               // MATMUL, LOGITS: which of g->act has its input
+    const struct vk_op *next;           // MATMUL, ATTN: the product whose input its results are,
+                                        // if its kernels can make that (norm.c)
     uint16_t         attn_class;        // ATTN
     bool             gathered;          // runs on output rows
 };
@@ -115,7 +117,7 @@ struct vk_program {
     const struct model_cfg *cfg;
     struct plan            *plan;       // rewritten, owned
     struct load_params      params;
-    bool                    exact;
+    bool                    exact, wide_teams;      // wide_teams: a test wants them
 
     struct vk_op  *op;                  // (plan->n_ops), owned
     struct vk_mat *mat;                 // (n_mats), owned
@@ -126,6 +128,7 @@ struct vk_program {
     struct vk_mem  slot[SLOT_COUNT];    // (rows_max, stride) float32
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
     struct vk_mem  act[2];              // inputs of products as bytes or halves (norm.c)
+    struct vk_mem  count;               // of workgroups that ended (last.glsl); zeros between steps
     struct vk_matvec *matvec;           // matmul.c: kernels, owned
     struct vk_matrix *matrix;           // matrix.c: kernels, owned; NULL: not used
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
@@ -141,6 +144,8 @@ struct vk_program {
     struct recorded *recorded;          // (n_recorded), owned: step.c's command buffers by shape
     uint32_t         n_recorded;
     uint64_t         n_steps;
+
+    struct { const struct vk_op *op; bool prompts_too; } ready;     // vk_input_ready
 };
 
 static inline uint32_t vk_group_heads(const struct vk_program *g)
@@ -162,7 +167,7 @@ static inline uint32_t vk_op_rows(const struct vk_op *o, const struct shape *s)
     return o->gathered ? s->n_out : s->n_decode + s->n_prompt;
 }
 
-// rows.c: EMBED, GLU, GATHER
+// rows.c: EMBED, GLU (also after a MATMUL with OP_GLU_OUT, for rows of prompts), GATHER
 int  vk_rows_init(struct vk_program *g, struct err *err);
 void vk_rows_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s);
@@ -174,6 +179,9 @@ void vk_norm_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
 // floats where they lie or in o->op->normed.slot. matmul.c calls these
 int  vk_inputs_init(struct vk_program *g, struct err *err);
 void vk_inputs_finish(struct vk_program *g);
+// Makes what is not ready: a command before may have said that it makes the input of `o`, for the
+// rows of generated tokens or for all rows.
+void vk_input_ready(struct vk_program *g, const struct vk_op *o, bool prompts_too);
 void vk_input_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                      const struct shape *s);
 // rope.c: ROPE, and the angles of QKV_STORE
@@ -238,8 +246,10 @@ int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
 // program.c
 int  vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
                  const struct load_params *p, struct program **ret, struct err *err);
-// With another choice of rewrites, for tests: of enum fuse_rule.
+// With choices of a test's own: rewrites (enum fuse_rule), and kernels for few rows as a device
+// with subgroups of 32 has them.
+struct vulkan_choice { uint32_t rules; bool wide_teams; };
 int  vulkan_load_as(struct executor *x, const struct model *m, const struct plan *plan,
-                    uint32_t rules, const struct load_params *p, struct program **ret,
-                    struct err *err);
+                    const struct vulkan_choice *choice, const struct load_params *p,
+                    struct program **ret, struct err *err);
 void vulkan_unload(struct program *p);
