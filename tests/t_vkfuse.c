@@ -17,8 +17,9 @@ TEST_MAIN
 #define CASE_LAYERS_MAX 3
 #define TENSORS_MAX 48
 #define ROWS_MAX 128
-#define SEQS 3
-#define BLOCKS (2 * SEQS)
+#define SEQS_MAX 20
+#define BLOCKS (2 * SEQS_MAX)
+#define STEPS_MAX 5
 
 // ---- models of random weights -----------------------------------------------------------------
 
@@ -156,7 +157,7 @@ static struct program *load(struct rig *r, const struct model_case *c,
     struct err err;
     struct program *p;
     struct kv_layout layout;
-    struct load_params params = { .rows_max = ROWS_MAX, .seqs_max = SEQS, .outputs_max = SEQS,
+    struct load_params params = { .rows_max = ROWS_MAX, .seqs_max = SEQS_MAX, .outputs_max = SEQS_MAX,
                                   .k_type = c->kv, .v_type = c->kv };
     REQUIRE_OK(vulkan_load_as(r->x, &r->model, r->plan, choice, &params, &p, &err), err);
     REQUIRE_OK(r->x->ops->kv_alloc(p, BLOCKS, &layout, &err), err);
@@ -165,37 +166,52 @@ static struct program *load(struct rig *r, const struct model_case *c,
 
 // ---- steps ------------------------------------------------------------------------------------
 
-// Rows of a sequence in a step; generated ones before those of prompts. The first prompt ends just
-// before the end of a block, so that generated tokens go over it.
+// Rows of a sequence in a step; generated ones before those of prompts.
 struct part { uint32_t seq, rows; bool decode; };
-static const struct part steps[][SEQS] = {
+struct steps { uint32_t n; struct part part[STEPS_MAX][SEQS_MAX]; };
+
+// The first prompt ends just before the end of a block, so that generated tokens go over it.
+static const struct steps few = { 5, {
     { { 0, 62 }, { 1, 7 }, { 2, 1 } },
     { { 0, 1, true }, { 1, 1, true }, { 2, 1, true } },
     { { 0, 1, true } },
     { { 0, 1, true }, { 2, 1, true }, { 1, 61 } },
     { { 0, 1, true }, { 1, 1, true } },
-};
-#define STEPS ARRAY_LEN(steps)
+} };
+
+// More generated tokens than a workgroup of products takes, and some with prompts.
+static struct steps many_steps(void)
+{
+    struct steps s = { .n = 3 };
+    for (uint32_t i = 0; i < SEQS_MAX; i++) {
+        s.part[0][i] = (struct part){ i, 1 + i % 3, false };
+        s.part[1][i] = (struct part){ i, 1, true };
+        if (i < 9)
+            s.part[2][i] = (struct part){ i, i < 6 ? 1 : 4, i < 6 };
+    }
+    return s;
+}
 
 struct result {
-    float    logits[STEPS][SEQS][VOCAB];
-    uint32_t barriers[STEPS];
+    float    logits[STEPS_MAX][SEQS_MAX][VOCAB];
+    uint32_t barriers[STEPS_MAX];
     uint8_t *blocks;                    // (BLOCKS, block_bytes), owned
     size_t   bytes;
 };
 
 static void step(struct program *p, const struct part *part, uint32_t *n_tokens,
-                 float logits[SEQS][VOCAB])
+                 float logits[SEQS_MAX][VOCAB])
 {
-    static const uint32_t table[SEQS][2] = { { 0, 1 }, { 2, 3 }, { 4, 5 } };
     struct err err;
-    struct batch_seq seq[SEQS];
+    struct batch_seq seq[SEQS_MAX];
     int32_t token[ROWS_MAX];
-    uint32_t out[SEQS], rows = 0, n = 0;
-    for (; n < SEQS && part[n].rows; n++) {
+    uint32_t out[SEQS_MAX], table[SEQS_MAX][2], rows = 0, n = 0;
+    for (; n < SEQS_MAX && part[n].rows; n++) {
         uint32_t i = part[n].seq;
+        table[n][0] = 2 * i;
+        table[n][1] = 2 * i + 1;
         seq[n] = (struct batch_seq){
-            .block = table[i], .n_blocks = 2, .row0 = rows, .n_rows = part[n].rows,
+            .block = table[n], .n_blocks = 2, .row0 = rows, .n_rows = part[n].rows,
             .decode = part[n].decode, .pos0 = n_tokens[i],
         };
         for (uint32_t k = 0; k < part[n].rows; k++)
@@ -209,23 +225,30 @@ static void step(struct program *p, const struct part *part, uint32_t *n_tokens,
     memcpy(logits, b.logits, sizeof(float) * n * VOCAB);
 }
 
-static struct result run(struct rig *r, const struct model_case *c,
-                         const struct vulkan_choice *choice)
+static struct result *run(struct rig *r, const struct model_case *c, const struct steps *s,
+                          const struct vulkan_choice *choice)
 {
-    struct result to = {0};
-    uint32_t n_tokens[SEQS] = {0};
+    struct result *to = calloc(1, sizeof(*to));
+    uint32_t n_tokens[SEQS_MAX] = {0};
+    REQUIRE(to);
     struct program *p = load(r, c, choice);
     struct vk_program *g = container_of(p, struct vk_program, p);
-    for (uint32_t n = 0; n < STEPS; n++) {
-        step(p, steps[n], n_tokens, to.logits[n]);
-        to.barriers[n] = vk_recorded_barriers(g);
+    for (uint32_t n = 0; n < s->n; n++) {
+        step(p, s->part[n], n_tokens, to->logits[n]);
+        to->barriers[n] = vk_recorded_barriers(g);
     }
-    to.bytes = g->kv.layout.block_bytes;
-    to.blocks = malloc(BLOCKS * to.bytes);
+    to->bytes = g->kv.layout.block_bytes;
+    to->blocks = malloc(BLOCKS * to->bytes);
     for (uint32_t i = 0; i < BLOCKS; i++)
-        executor_vulkan.kv_read(p, i, to.blocks + i * to.bytes);
+        executor_vulkan.kv_read(p, i, to->blocks + i * to->bytes);
     executor_vulkan.unload(p);
     return to;
+}
+
+static void result_free(struct result *x)
+{
+    free(x->blocks);
+    free(x);
 }
 
 // ---- bits -------------------------------------------------------------------------------------
@@ -246,8 +269,8 @@ exact = { "gemma, exact, with heads half turned", 2, 96, 2, 1, 80, 96, 40, QUANT
 static void check_equal(const char *model, uint32_t rules, const struct result *a,
                         const struct result *b)
 {
-    for (uint32_t n = 0; n < STEPS; n++)
-        for (uint32_t i = 0; i < SEQS; i++) {
+    for (uint32_t n = 0; n < STEPS_MAX; n++)
+        for (uint32_t i = 0; i < SEQS_MAX; i++) {
             REQUIRE(isfinite(a->logits[n][i][0]));
             if (memcmp(a->logits[n][i], b->logits[n][i], sizeof(a->logits[n][i])))
                 TEST_FAIL("%s: rules %u change output %u of step %u", model, rules, i, n);
@@ -258,44 +281,49 @@ static void check_equal(const char *model, uint32_t rules, const struct result *
 }
 
 // With these rules and with none. They must be worth it.
-static void check(const struct model_case *c, uint32_t rules, bool wide_teams)
+static void check(const struct model_case *c, const struct steps *s, uint32_t rules,
+                  bool wide_teams)
 {
     const struct vulkan_choice plain = { 0, wide_teams }, fused = { rules, wide_teams };
     struct rig r;
     rig_open(&r, c);
-    struct result want = run(&r, c, &plain), got = run(&r, c, &fused);
-    check_equal(c->name, rules, &want, &got);
-    REQUIRE(got.barriers[1] < want.barriers[1]);
-    free(got.blocks);
-    free(want.blocks);
+    struct result *want = run(&r, c, s, &plain), *got = run(&r, c, s, &fused);
+    check_equal(c->name, rules, want, got);
+    REQUIRE(got->barriers[1] < want->barriers[1]);
+    result_free(got);
+    result_free(want);
     rig_close(&r);
 }
 
 TEST(rules_change_no_bits)
 {
-    check(&llama, FUSE_GLU, false);
-    check(&llama, FUSE_QKV, false);
-    check(&llama, FUSE_NORM, false);
-    check(&llama, FUSE_ALL, false);
-    check(&mixed, FUSE_ALL, false);
-    check(&qwen, FUSE_ALL, false);
-    check(&gemma, FUSE_ALL, false);
-    check(&exact, FUSE_ALL, false);
+    const struct steps many = many_steps();
+    check(&llama, &few, FUSE_GLU, false);
+    check(&llama, &few, FUSE_QKV, false);
+    check(&llama, &few, FUSE_NORM, false);
+    check(&llama, &few, FUSE_ALL, false);
+    check(&llama, &many, FUSE_ALL, false);
+    check(&mixed, &few, FUSE_ALL, false);
+    check(&qwen, &few, FUSE_ALL, false);
+    check(&gemma, &few, FUSE_ALL, false);
+    check(&exact, &few, FUSE_ALL, false);
 }
 
 // Where the last workgroup of a product makes the input of the next.
 TEST(wide_teams_change_no_bits)
 {
-    check(&llama, FUSE_ALL, true);
-    check(&gemma, FUSE_ALL, true);
-    check(&exact, FUSE_ALL, true);
+    const struct steps many = many_steps();
+    check(&llama, &few, FUSE_ALL, true);
+    check(&llama, &many, FUSE_ALL, true);
+    check(&gemma, &few, FUSE_ALL, true);
+    check(&exact, &few, FUSE_ALL, true);
 }
 
 // ---- counts -----------------------------------------------------------------------------------
 
-// Dependent dispatches of a layer in the middle, in a step of few generated
-// tokens.
-static void check_count(const struct model_case *c, bool wide_teams, uint32_t decode_max)
+// Dependent dispatches of a layer in the middle, in a step of generated tokens alone.
+static void check_count(const struct model_case *c, const struct steps *s, bool wide_teams,
+                        uint32_t most)
 {
     const struct vulkan_choice fused = { FUSE_ALL, wide_teams };
     uint32_t barriers[2];
@@ -304,23 +332,25 @@ static void check_count(const struct model_case *c, bool wide_teams, uint32_t de
         struct rig r;
         deeper.layers += i;
         rig_open(&r, &deeper);
-        struct result x = run(&r, &deeper, &fused);
-        barriers[i] = x.barriers[1];
-        free(x.blocks);
+        struct result *x = run(&r, &deeper, s, &fused);
+        barriers[i] = x->barriers[1];
+        result_free(x);
         rig_close(&r);
     }
-    if (barriers[1] - barriers[0] > decode_max)
+    if (barriers[1] - barriers[0] > most)
         TEST_FAIL("%s: %u dependent dispatches in a layer, not %u", c->name,
-                  barriers[1] - barriers[0], decode_max);
+                  barriers[1] - barriers[0], most);
 }
 
 TEST(a_layer_takes_few_dispatches)
 {
-    check_count(&llama, false, 9);
-    check_count(&mixed, false, 9);
-    check_count(&gemma, false, 9);
-    check_count(&exact, false, 9);
-    check_count(&llama, true, 7);
-    check_count(&gemma, true, 7);
-    check_count(&exact, true, 7);
+    const struct steps many = many_steps();
+    check_count(&llama, &few, false, 9);
+    check_count(&mixed, &few, false, 9);
+    check_count(&gemma, &few, false, 9);
+    check_count(&exact, &few, false, 9);
+    check_count(&llama, &few, true, 7);
+    check_count(&gemma, &few, true, 7);
+    check_count(&exact, &few, true, 7);
+    check_count(&llama, &many, true, 9);
 }
