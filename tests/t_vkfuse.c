@@ -157,8 +157,10 @@ static struct program *load(struct rig *r, const struct model_case *c,
     struct err err;
     struct program *p;
     struct kv_layout layout;
-    struct load_params params = { .rows_max = ROWS_MAX, .seqs_max = SEQS_MAX, .outputs_max = SEQS_MAX,
-                                  .k_type = c->kv, .v_type = c->kv };
+    struct load_params params = {
+        .rows_max = ROWS_MAX, .seqs_max = SEQS_MAX, .outputs_max = SEQS_MAX, .k_type = c->kv,
+        .v_type = c->kv,
+    };
     REQUIRE_OK(vulkan_load_as(r->x, &r->model, r->plan, choice, &params, &p, &err), err);
     REQUIRE_OK(r->x->ops->kv_alloc(p, BLOCKS, &layout, &err), err);
     return p;
