@@ -667,6 +667,51 @@ TEST(dependent_dispatches_wait)
     vk_free(vk, &m[1]);
 }
 
+static void add_reader(struct vk_cmd *c, const struct vk_mem *dst, const struct vk_mem *src)
+{
+    const struct pattern_push push = { dst->addr, GROUP, 7 };
+    const struct vk_use uses[] = { vk_writes(dst), vk_reads(src) };
+    vk_dispatch(c, pattern(), "reader", &push, sizeof(push), (struct vk_groups){ 1, 1, 1 }, uses,
+                2);
+}
+
+// A barrier between dispatches settles nothing for a copy, nor for counts and who writes them.
+TEST(copies_and_counts_wait_for_settled_writes)
+{
+    need_device();
+    struct vk_mem m = get(VK_HOME_DEVICE, 4 * 100), n = get(VK_HOME_DEVICE, 4 * 100);
+    struct vk_mem args = get(VK_HOME_DEVICE, 64), other = get(VK_HOME_DEVICE, 4 * GROUP);
+    const struct pattern_push push = { other.addr, GROUP, 9 };
+    const struct vk_use use = vk_writes(&other);
+    struct vk_cmd *c = begin();
+    vk_fill(c, &args, 8, 12, 1);
+    add_pattern(c, &m, 0, 100, 1);
+    add_reader(c, &n, &m);
+    REQUIRE_INT(vk_cmd_barriers(c), 1);             // the fill is settled too, for dispatches
+    vk_dispatch_indirect(c, pattern(), "indirect", &push, sizeof(push), &args, 8, &use, 1);
+    REQUIRE_INT(vk_cmd_barriers(c), 2);
+    add_pattern(c, &m, 0, 100, 3);
+    REQUIRE_INT(vk_cmd_barriers(c), 2);
+    add_pattern(c, &args, 2, 3, 0);
+    REQUIRE_INT(vk_cmd_barriers(c), 3);
+    add_pattern(c, &m, 0, 100, 5);
+    add_reader(c, &n, &m);
+    REQUIRE_INT(vk_cmd_barriers(c), 4);
+    vk_copy(c, &n, 4 * GROUP, &m, 0, 40);
+    REQUIRE_INT(vk_cmd_barriers(c), 5);
+    finish(c);
+    struct vk_mem seen = fetch(&n), counted = fetch(&other);
+    REQUIRE_INT(((const uint32_t *)seen.map)[GROUP - 1], 7 + GROUP - 1);
+    REQUIRE_INT(((const uint32_t *)seen.map)[GROUP + 9], 5 + 9);
+    REQUIRE_INT(((const uint32_t *)counted.map)[GROUP - 1], 9 + GROUP - 1);
+    vk_free(vk, &counted);
+    vk_free(vk, &seen);
+    vk_free(vk, &m);
+    vk_free(vk, &n);
+    vk_free(vk, &args);
+    vk_free(vk, &other);
+}
+
 TEST(indirect_dispatch)
 {
     need_device();

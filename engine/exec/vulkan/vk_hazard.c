@@ -67,3 +67,19 @@ bool vk_hazards_add(struct vk_hazards *h, const struct vk_use *uses, uint32_t n)
             return false;
     return true;
 }
+
+static bool add_all(struct vk_ranges *dst, const struct vk_ranges *src)
+{
+    for (uint32_t i = 0; i < src->n; i++)
+        if (!add(dst, src->item[i]))
+            return false;
+    return true;
+}
+
+bool vk_hazards_move(struct vk_hazards *dst, struct vk_hazards *src)
+{
+    if (!add_all(&dst->reads, &src->reads) || !add_all(&dst->writes, &src->writes))
+        return false;
+    vk_hazards_clear(src);
+    return true;
+}

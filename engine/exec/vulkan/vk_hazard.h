@@ -1,4 +1,4 @@
-// Which commands have to wait for earlier ones: ranges of memory read and written since the last
+// Which commands have to wait for earlier ones: ranges of memory read and written since a
 // barrier. Calls no Vulkan.
 #pragma once
 #include <stdbool.h>
@@ -19,3 +19,5 @@ void vk_hazards_clear(struct vk_hazards *h);
 bool vk_hazards_meet(const struct vk_hazards *h, const struct vk_use *uses, uint32_t n);
 // Takes its uses in. false: there is no room for them all; a barrier makes some.
 bool vk_hazards_add(struct vk_hazards *h, const struct vk_use *uses, uint32_t n);
+// Moves all of src to dst. false: there is no room, and src is as it was, dst void.
+bool vk_hazards_move(struct vk_hazards *dst, struct vk_hazards *src);

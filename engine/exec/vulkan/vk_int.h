@@ -197,7 +197,8 @@ struct vk_cmd {
     struct vk        *vk;
     VkCommandPool     pool;
     VkCommandBuffer   buffer;
-    struct vk_hazards hazards;
+    struct vk_hazards recent;           // since the last barrier
+    struct vk_hazards settled, counts;  // before it, for dispatches; and read by indirect ones
     VkPipelineStageFlags stages;        // of commands since the last barrier
     const struct vk_kernel *bound;
     uint32_t          n_barriers, n_dispatches, n_ops;
