@@ -13,9 +13,8 @@ struct AttnRow {                        // struct attn_row
     uint start, sink;                   // visible: position < sink, or start <= position <= its own
     uint n, n_sink, first;              // entries of its list, as struct row_view has them
     uint list;                          // where its lists begin, n for each KV head; NO_LIST
-    uint partial, n_splits;             // where its partial results begin
 };
-layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer AttnRows {
+layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer AttnRows {
     AttnRow v[];
 };
 const uint NO_LIST = 0xffffffffu;
@@ -63,7 +62,9 @@ vec4 attn_tanh(vec4 x)
 
 vec4 attn_softcap(vec4 s, float cap)
 {
-    return cap > 0.0 ? cap * attn_tanh(s / cap) : s;
+    if (cap > 0.0)
+        s = cap * attn_tanh(s / cap);
+    return s;
 }
 
 // What is kept of a sum whose largest score was `from`, when that becomes `to`.

@@ -21,6 +21,7 @@ BUFFER(Addresses, uint64_t, 8);
 // What other workgroups of the same dispatch write or read: see last.glsl.
 BUFFER(SharedWords, coherent uint, 4);
 BUFFER(SharedFloats, coherent float, 4);
+BUFFER(SharedFloats2, coherent vec2, 8);
 BUFFER(SharedFloats4, coherent vec4, 16);
 
 const uint BLOCK_TOKENS = 64;           // KV_BLOCK_TOKENS

@@ -484,6 +484,14 @@ TEST(choice_among_very_many_blocks)
     REQUIRE_INT(seq.blocks_read, 1024);
     REQUIRE_INT(seq.blocks_held, HELD);
 
+    // So many splits are folded in several goes.
+    float split[3 * DIM], whole[3 * DIM];
+    slot_read(&r, SLOT_A, 0, 1, split);
+    r.g.attn->splits_max = 0;
+    step(&r, &b, READ);
+    slot_read(&r, SLOT_A, 0, 1, whole);
+    REQUIRE(memcmp(split, whole, sizeof(split)) == 0);
+
     struct topk_split k = topk_split_for(&attn, seq.pos0);
     uint32_t n = HELD - k.sink - k.local, want[1024];
     REQUIRE(n > 32768 && k.sink + k.chosen + k.local == 1024);

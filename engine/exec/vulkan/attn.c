@@ -6,14 +6,13 @@
 
 #define GATHER_QUADS_MAX 4              // heads in fours: room for their scores
 #define GATHER_QUERY_MAX 768            // and for their queries, in vec4s: 12 KiB
-#define MERGE_THREADS 128
 #define SCORE_THREADS 64
 #define CHOOSE_THREADS 256
 
 // How attn_gather and attn_tile spread over invocations. A wide subgroup wants loads side by side
 // and many in flight; a narrow one is a processor's vector, which wants few at a time.
-struct spread { uint32_t threads, lanes, at_once, v_batch, tile_lanes; };
-static const struct spread wide = { 256, 4, 4, 8, 8 }, narrow = { 64, 4, 4, 2, 4 };
+struct spread { uint32_t threads, lanes_max, v_batch, tile_lanes; };
+static const struct spread wide = { 256, 8, 16, 8 }, narrow = { 64, 4, 2, 4 };
 
 #define TILE_QUADS_MAX 8                // queries in fours: room in registers for their sums
 #define TILE_QUERY_MAX 1024             // and in shared memory, in vec4s: 16 KiB
@@ -92,16 +91,33 @@ static int make_tile(struct vk_program *g, const struct spread *s, uint32_t v_ch
     return vk_kernel(g->vk, KERNEL_attn_tile, spec, ARRAY_LEN(spec), &a->tile, err);
 }
 
+// How many invocations share a row of K: each has as many rows and sums of all heads for each.
+static uint32_t gather_lanes(const struct vk_program *g, uint32_t max)
+{
+    static const uint32_t width[] = { [KV_F32] = 4, [KV_F16] = 8, [KV_Q8_0] = 16 };
+    uint32_t chunks = g->cfg->head_dim / width[g->params.k_type], lanes = 1;
+    max = MIN(max / DIV_UP(g->attn->heads, 4), vk_info(g->vk)->subgroup);
+    while (lanes * 2 <= max && chunks % (lanes * 2) == 0)
+        lanes *= 2;
+    return lanes;
+}
+
 int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
 {
     struct vk_attn *a = g->attn;
     uint32_t dim = g->cfg->head_dim, k = g->params.k_type, v = g->params.v_type;
     uint32_t v_chunks = dim / (v == KV_F32 ? 4 : 8);
     struct spread s = is_wide ? wide : narrow;
+    if (vk_info(g->vk)->software) {                     // long kernels take minutes to compile
+        s.lanes_max = narrow.lanes_max;
+        s.v_batch = narrow.v_batch;
+    }
     while (s.threads < v_chunks)                        // each has one of them
         s.threads *= 2;
     const uint32_t gather[] = {
-        s.threads, dim, a->group, a->heads, k, v, s.lanes, s.at_once, s.v_batch };
+        s.threads, dim, a->group, a->heads, k, v, gather_lanes(g, s.lanes_max), s.v_batch,
+        s.threads / vk_info(g->vk)->subgroup,
+    };
     int r = vk_kernel(g->vk, KERNEL_attn_gather, gather, ARRAY_LEN(gather), &a->gather, err);
     return r ? r : make_tile(g, &s, v_chunks, err);
 }
@@ -109,14 +125,9 @@ int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
 static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
 {
     uint32_t dim = g->cfg->head_dim;
-    const uint32_t merge[] = { MERGE_THREADS, dim, false }, bytes[] = { MERGE_THREADS, dim, true };
     const uint32_t score[] = { SCORE_THREADS, dim, a->group };
     const uint32_t choose[] = { CHOOSE_THREADS, a->group };
     int r = attn_make_readers(g, vk_info(g->vk)->subgroup > 8, err);
-    if (r == 0)
-        r = vk_kernel(g->vk, KERNEL_attn_merge, merge, ARRAY_LEN(merge), &a->merge, err);
-    if (r == 0)
-        r = vk_kernel(g->vk, KERNEL_attn_merge, bytes, ARRAY_LEN(bytes), &a->merge_bytes, err);
     if (r == 0)
         r = vk_kernel(g->vk, KERNEL_select_score, score, ARRAY_LEN(score), &a->score, err);
     if (r == 0)
@@ -137,7 +148,9 @@ int vk_attn_init(struct vk_program *g, struct err *err)
                                   ATTN_PARTIAL_BYTES_MAX / attn_partial_bytes(g));
     a->score_bytes_max = ATTN_SCORE_BYTES_MAX;
     choose_heads(a, g->cfg->head_dim);
-    return make_kernels(g, a, err);
+    size_t counts = (size_t)g->params.rows_max * g->cfg->n_kv_heads * attn_parts(a, a->heads);
+    r = vk_alloc(g->vk, VK_HOME_DEVICE, counts * sizeof(uint32_t), &a->done, err);
+    return r ? r : make_kernels(g, a, err);
 }
 
 void vk_attn_finish(struct vk_program *g)
@@ -147,7 +160,8 @@ void vk_attn_finish(struct vk_program *g)
         return;
     vk_attn_classes_finish(g);
     struct vk_mem *mem[] = {
-        &a->select, &a->slice, &a->partial_ml, &a->partial_o, &a->scores, &a->list };
+        &a->select, &a->slice, &a->partial_ml, &a->partial_o, &a->done, &a->scores, &a->list,
+    };
     for (unsigned i = 0; i < ARRAY_LEN(mem); i++)
         vk_free(g->vk, mem[i]);
     free(a);
@@ -200,14 +214,9 @@ static void record_choose(struct vk_program *g, struct vk_cmd *c, uint32_t i)
 // ---- attention --------------------------------------------------------------------------------
 
 struct gather_push {                    // attn_gather.comp
-    VkDeviceAddress q, dst, page, table, row, attn_row, unit, list, partial_ml, partial_o;
+    VkDeviceAddress q, dst, page, table, unit, list, partial_ml, partial_o, done, act;
     uint32_t q_stride, dst_stride, n_heads;
     float    scale, softcap;
-};
-
-struct merge_push {                     // attn_merge.comp
-    VkDeviceAddress dst, attn_row, head, partial_ml, partial_o, act;
-    uint32_t dst_stride;
 };
 
 struct tile_push {                      // attn_tile.comp, attn_prompt.comp
@@ -218,45 +227,28 @@ struct tile_push {                      // attn_tile.comp, attn_prompt.comp
 
 static_assert(sizeof(struct gather_push) <= VK_PUSH_BYTES, "push constants");
 
-static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct op *op,
+// And the input of the product that follows, if it is bytes.
+static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                           const struct attn_class *class)
 {
     const struct vk_attn *a = g->attn;
+    const struct op *op = o->op;
+    const struct vk_mem none = {0}, *act = o->next ? &g->act[o->next->act] : &none;
     const struct gather_push push = {
         .q = g->slot[op->src[0]].addr, .dst = g->slot[op->dst[0]].addr,
         .page = vk_kv_pages(g, op->layer), .table = g->step.table.addr,
-        .row = g->step.row.addr, .attn_row = class->row.addr, .unit = class->unit.addr,
-        .list = a->list.addr, .partial_ml = a->partial_ml.addr, .partial_o = a->partial_o.addr,
+        .unit = class->unit.addr, .list = a->list.addr, .partial_ml = a->partial_ml.addr,
+        .partial_o = a->partial_o.addr, .done = a->done.addr, .act = act->addr,
         .q_stride = g->stride[op->src[0]], .dst_stride = g->stride[op->dst[0]],
         .n_heads = g->cfg->n_heads, .scale = op->attn.scale, .softcap = op->attn.softcap,
     };
     const struct vk_use uses[] = {
         vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_reads(&a->list),
-        vk_writes(&a->partial_ml), vk_writes(&a->partial_o), vk_writes(&g->slot[op->dst[0]]),
+        vk_writes(&a->partial_ml), vk_writes(&a->partial_o), vk_writes(&a->done),
+        vk_writes(&g->slot[op->dst[0]]), vk_writes(act),
     };
     vk_dispatch_indirect(c, a->gather, "attn_gather", &push, sizeof(push), &class->groups,
                          offsetof(struct attn_groups, gather), uses, ARRAY_LEN(uses));
-}
-
-// And the input of the product that follows, if it is bytes.
-static void record_merge(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
-                         const struct attn_class *class, uint32_t n_rows)
-{
-    const struct vk_attn *a = g->attn;
-    const struct op *op = o->op;
-    const struct vk_mem none = {0}, *act = o->next ? &g->act[o->next->act] : &none;
-    const struct merge_push push = {
-        .dst = g->slot[op->dst[0]].addr, .attn_row = class->row.addr, .head = g->step.head.addr,
-        .partial_ml = a->partial_ml.addr, .partial_o = a->partial_o.addr,
-        .act = act->addr, .dst_stride = g->stride[op->dst[0]],
-    };
-    const struct vk_use uses[] = {
-        vk_reads(&a->partial_ml), vk_reads(&a->partial_o), vk_writes(&g->slot[op->dst[0]]),
-        vk_writes(act),
-    };
-    const struct vk_groups n = { n_rows, g->cfg->n_heads, 1 };
-    vk_dispatch(c, o->next ? a->merge_bytes : a->merge, "attn_merge", &push, sizeof(push), n, uses,
-                ARRAY_LEN(uses));
     if (o->next)
         vk_input_ready(g, o->next, false);
 }
@@ -291,7 +283,5 @@ void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
     if (s->n_prompt)
         record_tile(g, c, o->op, class);
     if (s->n_decode)
-        record_gather(g, c, o->op, class);
-    if (s->n_decode && !s->attn_whole)
-        record_merge(g, c, o, class, s->n_decode);
+        record_gather(g, c, o, class);
 }

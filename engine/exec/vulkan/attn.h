@@ -1,10 +1,10 @@
 // Attention in the Vulkan executor: the step's rows, as the host describes them to shaders, and the
 // work they are cut into.
 //
-// Rows of generated tokens are gathered: a unit is one split of a row's list (attn_gather.comp),
-// and attn_merge.comp folds the partial results. When those would take too much memory, units are
-// whole rows. Rows of prompts are taken in tiles of neighbours (attn_prompt.comp on matrix units,
-// else attn_tile.comp). Rows of topk first choose their blocks (select_score.comp,
+// Rows of generated tokens are gathered (attn_gather.comp): a unit is one split of a row's list,
+// and the last of a row's to end folds the partial results. When those would take too much memory,
+// units are whole rows. Rows of prompts are taken in tiles of neighbours (attn_prompt.comp on
+// matrix units, else attn_tile.comp). Rows of topk first choose their blocks (select_score.comp,
 // select_choose.comp), in slices of as many rows as there is room for their scores.
 #pragma once
 #include "engine/exec/vulkan/vulkan.h"
@@ -19,9 +19,14 @@ struct attn_row {
     uint32_t start, sink;               // struct row_sight
     uint32_t n, n_sink, first;          // struct row_view
     uint32_t list;                      // its lists, n entries for each KV head; ATTN_NO_LIST
-    uint32_t partial, n_splits;         // its partial results; of a row that is gathered
 };
-struct attn_unit { uint32_t row, split, n_splits; };
+struct attn_unit {                      // all that it takes at once: every load waits for another
+    uint32_t row, pos, table;           // table: as struct step_row has it
+    uint32_t split, n_splits;
+    uint32_t partial;                   // the row's first partial result
+    struct attn_row attn;
+    uint32_t block[ATTN_SPLIT_BLOCKS];  // of its first split, where there is no list
+};
 struct attn_tile { uint32_t row, n_rows; };
 struct attn_select {
     uint32_t row;
@@ -37,7 +42,7 @@ struct attn_slice {                     // of selects
 struct attn_class {
     uint32_t window;                    // 0: the request's policy
     uint32_t n_ops;                     // attention operations of the plan
-    struct vk_mem row;                  // (rows_max) struct attn_row, upload
+    struct vk_mem row;                  // (rows_max) struct attn_row of prompts, upload
     struct vk_mem unit;                 // (n_units) struct attn_unit, upload
     struct vk_mem tile;                 // (rows_max) struct attn_tile, upload
     struct vk_mem groups;               // struct attn_groups, upload
@@ -54,7 +59,7 @@ struct vk_attn {
     uint32_t splits_max;                // of a step, before rows run whole
     size_t   score_bytes_max;           // of a slice
     uint32_t tile_rows, tile_heads;     // of a tile, at most; tile_rows a power of two
-    const struct vk_kernel *gather, *merge, *merge_bytes, *tile, *score, *choose;
+    const struct vk_kernel *gather, *tile, *score, *choose;
 
     struct vk_mem select;               // (n_selects) struct attn_select, upload
     struct vk_mem slice;                // (attn_slices) struct attn_slice, upload
@@ -63,6 +68,7 @@ struct vk_attn {
     size_t   list_entries;              // of all lists
 
     struct vk_mem partial_ml, partial_o;    // (splits, n_heads): m and l, (head_dim)
+    struct vk_mem done;                 // (rows_max, KV heads, parts) uint32: splits that ended
     struct vk_mem scores;               // (rows of a slice, KV heads, group / 4, stride) vec4
     struct vk_mem list;                 // (list_entries) uint32
 };

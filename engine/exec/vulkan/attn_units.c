@@ -89,50 +89,78 @@ static int measure(struct vk_program *g, struct err *err)
     return 0;
 }
 
-// Upload memory is written in order and never read.
-static void fill_rows(struct vk_program *g, struct attn_class *c)
+static struct attn_row row_of(const struct batch_seq *s, uint32_t window, uint32_t pos,
+                              uint32_t list)
 {
-    struct vk_attn *a = g->attn;
-    struct attn_row *to = c->row.map;
-    struct attn_select *select = a->select.map;
-    uint32_t partial = 0, list = 0;
-    FOR_EACH_ROW(g->batch, s, row, pos) {
-        struct row_view v = attn_view(&s->attn, c->window, pos);
-        struct row_sight sight = attn_sight(&s->attn, c->window, pos);
-        struct attn_row r = {
-            .start = sight.start, .sink = sight.sink, .n = v.n, .n_sink = v.n_sink,
-            .first = v.first, .list = ATTN_NO_LIST, .partial = partial,
-            .n_splits = s->decode ? DIV_UP(v.n, ATTN_SPLIT_BLOCKS) : 0,
-        };
-        partial += r.n_splits;
-        if (attn_view_selects(&s->attn, c->window, pos)) {
-            struct topk_split k = topk_split_for(&s->attn, pos);
-            r.list = list;
-            list += v.n * g->cfg->n_kv_heads;
-            *select++ = (struct attn_select){
-                .row = row, .sink = k.sink, .n = pos / TOKENS + 1 - k.sink - k.local,
-                .local = k.local, .chosen = k.chosen, .list = r.list,
-            };
-        }
-        to[row] = r;
-    }
+    struct row_view v = attn_view(&s->attn, window, pos);
+    struct row_sight sight = attn_sight(&s->attn, window, pos);
+    return (struct attn_row){
+        .start = sight.start, .sink = sight.sink, .n = v.n, .n_sink = v.n_sink, .first = v.first,
+        .list = attn_view_selects(&s->attn, window, pos) ? list : ATTN_NO_LIST,
+    };
+}
+
+static struct attn_select select_of(const struct batch_seq *s, uint32_t row, uint32_t pos,
+                                    uint32_t list)
+{
+    struct topk_split k = topk_split_for(&s->attn, pos);
+    return (struct attn_select){
+        .row = row, .sink = k.sink, .n = pos / TOKENS + 1 - k.sink - k.local, .local = k.local,
+        .chosen = k.chosen, .list = list,
+    };
 }
 
 // ---- units ------------------------------------------------------------------------------------
 
-static uint32_t fill_units(struct vk_program *g, struct attn_class *c, bool whole)
+static void find_blocks(struct attn_unit *u, const uint32_t *table)
 {
-    struct attn_unit *unit = c->unit.map;
-    uint32_t n = 0;
-    FOR_EACH_ROW(g->batch, s, row, pos) {
-        if (!s->decode)
-            break;                      // what follows are prompts
-        uint32_t splits = DIV_UP(attn_view(&s->attn, c->window, pos).n, ATTN_SPLIT_BLOCKS);
-        uint32_t each = whole ? splits : 1;
-        for (uint32_t split = 0; split < splits; split += each)
-            unit[n++] = (struct attn_unit){ row, split, each };
+    const struct attn_row *r = &u->attn;
+    uint32_t first = u->split * ATTN_SPLIT_BLOCKS, n = MIN(r->n - first, ATTN_SPLIT_BLOCKS);
+    for (uint32_t i = first; r->list == ATTN_NO_LIST && i < first + n; i++)
+        u->block[i - first] = table[i < r->n_sink ? i : r->first + i - r->n_sink];
+}
+
+// The units of one row; returns how many.
+static uint32_t add_units(struct attn_unit *to, const struct attn_unit *row,
+                          const uint32_t *table, bool whole)
+{
+    uint32_t n = 0, splits = DIV_UP(row->attn.n, ATTN_SPLIT_BLOCKS), each = whole ? splits : 1;
+    for (uint32_t split = 0; split < splits; split += each) {
+        struct attn_unit u = *row;
+        u.split = split;
+        u.n_splits = each;
+        find_blocks(&u, table);
+        to[n++] = u;
     }
     return n;
+}
+
+// Rows of prompts, units of generated rows, and what chooses its blocks. Upload memory is written
+// in order and never read.
+static uint32_t fill_rows(struct vk_program *g, struct attn_class *c, bool whole)
+{
+    struct attn_row *to = c->row.map;
+    struct attn_unit *unit = c->unit.map;
+    struct attn_select *select = g->attn->select.map;
+    uint32_t n_units = 0, partial = 0, list = 0, table = 0, seq = 0;
+    FOR_EACH_ROW(g->batch, s, row, pos) {
+        for (; g->batch->seq + seq < s; seq++)
+            table += g->batch->seq[seq].n_blocks;
+        struct attn_row r = row_of(s, c->window, pos, list);
+        if (r.list != ATTN_NO_LIST) {
+            *select++ = select_of(s, row, pos, list);
+            list += r.n * g->cfg->n_kv_heads;
+        }
+        if (s->decode) {
+            struct attn_unit u = {
+                .row = row, .pos = pos, .table = table, .partial = partial, .attn = r };
+            n_units += add_units(unit + n_units, &u, s->block, whole);
+            partial += DIV_UP(r.n, ATTN_SPLIT_BLOCKS);
+        } else {
+            to[row] = r;
+        }
+    }
+    return n_units;
 }
 
 // Rows whose positions share a multiple of tile_rows; the deepest of a sequence first, since they
@@ -156,8 +184,7 @@ static void fill_class(struct vk_program *g, struct attn_class *c, bool whole)
 {
     const struct vk_attn *a = g->attn;
     uint32_t heads = g->cfg->n_kv_heads;
-    fill_rows(g, c);
-    uint32_t n_units = fill_units(g, c, whole), n_tiles = fill_tiles(g, c);
+    uint32_t n_units = fill_rows(g, c, whole), n_tiles = fill_tiles(g, c);
     *(struct attn_groups *)c->groups.map = (struct attn_groups){
         .gather = { n_units, heads * attn_parts(a, a->heads), 1 },
         .tile = { n_tiles, heads * attn_parts(a, a->tile_heads), 1 },

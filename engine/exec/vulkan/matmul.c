@@ -27,7 +27,7 @@ struct variant { uint32_t rows, outs, teams, depth; };
 struct team { uint32_t lanes, n_variants; struct variant variant[VARIANTS_MAX]; };
 
 static const struct team wide = {
-    32, 5, { { 1, 2, 4, 4 }, { 2, 2, 4, 4 }, { 4, 4, 4, 2 }, { 8, 4, 8, 1 }, { 16, 4, 8, 1 } },
+    32, 5, { { 1, 2, 8, 2 }, { 2, 2, 8, 2 }, { 4, 4, 4, 2 }, { 8, 4, 8, 1 }, { 16, 4, 8, 1 } },
 };
 // For subgroups of 8, which is software: an invocation an output, so that inputs are the same for a
 // whole subgroup, and nothing large, which takes long to compile.

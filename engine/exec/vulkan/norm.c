@@ -95,7 +95,7 @@ static int alloc_act(struct vk_program *g, struct err *err)
 }
 
 // The results of an operation are the input of the product that follows it, and its kernels can be
-// told to make that (next_norm() and next_bytes() of matvec.glsl, attn_merge.comp).
+// told to make that (next_norm() and next_bytes() of matvec.glsl, attn_gather.comp).
 static bool feeds(const struct vk_program *g, const struct vk_op *o, const struct vk_op *next)
 {
     const struct op *a = o->op, *b = next->op;

@@ -76,7 +76,8 @@ struct vk_features {
 
 #define REQUIRED_SUBGROUP_OPERATIONS \
     (VK_SUBGROUP_FEATURE_BASIC_BIT | VK_SUBGROUP_FEATURE_VOTE_BIT | \
-     VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_BALLOT_BIT)
+     VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_BALLOT_BIT | \
+     VK_SUBGROUP_FEATURE_SHUFFLE_BIT)
 
 static const struct { const char *name; uint32_t core; } extensions[EXTENSION_COUNT] = {
 #define E(id, name, core) [EXTENSION_##id] = { name, core },
