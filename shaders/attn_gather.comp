@@ -365,7 +365,7 @@ vec4 find_factors(uint h, uint first, vec4 before, out uint lengths)
 // Dimension d of head h + k goes on with n splits from `first` on; divided at the end.
 void fold_sum(uint h, uint k, uint d, uint first, uint n, uint lengths)
 {
-    const uint BATCH = 8;               // loads in flight
+    const uint BATCH = 32;              // loads in flight
     uint to = u.row * dst_stride + (head0 + h + k) * HEAD_DIM + d;
     uint at = ((u.partial + first) * n_heads + head0 + h + k) * HEAD_DIM + d;
     float total = first > 0 ? dst.v[to] : 0.0, l = first > 0 ? total_l[h / 4][k] : 0.0;

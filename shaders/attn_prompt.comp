@@ -2,8 +2,9 @@
 //
 // A workgroup has TILE_ROWS rows of one sequence and HEADS query heads that share a KV head; a
 // subgroup has TM queries of them. It walks, in ascending order, the blocks that any of its rows
-// reads. Scores and sums are float32, factors are halves. A query's arithmetic depends on its own
-// row alone: blocks that only its neighbours read multiply its sums by one and add zero.
+// reads; while one of its slices is multiplied, the next is on its way. Scores and sums are
+// float32, factors are halves. A query's arithmetic depends on its own row alone: blocks that only
+// its neighbours read multiply its sums by one and add zero.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_KHR_cooperative_matrix : require
@@ -13,6 +14,7 @@
 #extension GL_KHR_shader_subgroup_shuffle : require
 #extension GL_KHR_shader_subgroup_vote : require
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_EXT_control_flow_attributes : require
 #include "attn.glsl"
 #include "subgroup.glsl"
 
@@ -48,9 +50,9 @@ const uint S_STRIDE = BLOCK_TOKENS / 4 + 1;         // words of a query's scores
                                                     // queries start in different banks
 const uint O_TILES = DIM / TN;
 const uint NONE = 0xffffffffu;
-const bool STAGED = K_TYPE != KV_F16 || V_TYPE != KV_F16;
 const uint ROW_WORDS = DIM / 8;                     // of a row of K or V as halves
 const uint KV_STRIDE = ROW_WORDS + 1;
+const uint SLICE_WORDS = BLOCK_TOKENS * ROW_WORDS, HELD = (SLICE_WORDS + THREADS - 1) / THREADS;
 
 #define Halfs(rows, cols, use) coopmat<float16_t, gl_ScopeSubgroup, rows, cols, use>
 #define Sums coopmat<float, gl_ScopeSubgroup, TM, TN, gl_MatrixUseAccumulator>
@@ -58,11 +60,12 @@ const uint KV_STRIDE = ROW_WORDS + 1;
 // A query's scores; then, in their place, its weights as halves. Before and after, other matrices.
 shared uvec4 scratch[SUBGROUPS * TM * S_STRIDE];
 shared float factor[SUBGROUPS * TM * TN];           // of a query's sums, in every column
-shared uvec4 staged[STAGED ? BLOCK_TOKENS * KV_STRIDE : 1];
+shared uvec4 staged[BLOCK_TOKENS * KV_STRIDE];     // K or V of a block
 shared uint next_block;
 
 Halfs(TM, TK, gl_MatrixUseA) q_tile[DIM / TK];
 Sums o_tile[O_TILES];
+uvec4 held[HELD];
 
 // What an invocation knows of its query.
 struct Query {
@@ -100,7 +103,7 @@ void query_start(uvec2 rows, uint kv_head, uint head0)
     query.sum = 0.0;
     advance(kv_head);
     Floats4 src = Floats4(uint64_t(q) + 4 * (query.row * q_stride + query.head * DIM));
-    for (uint k = 0; k < DIM / TK; k++) {
+    [[unroll]] for (uint k = 0; k < DIM / TK; k++) {
         uint at = k * (TK / 4) + lane * 2;
         vec4 lo = src.v[at] * scale, hi = src.v[at + 1] * scale;
         scratch[my_words + lane] = uvec4(packHalf2x16(lo.xy), packHalf2x16(lo.zw),
@@ -126,42 +129,48 @@ uint lowest_block()
     return next_block;
 }
 
-// A slice as halves into shared memory.
-void stage(uint64_t slice, uint type)
+// A slice's words on their way into shared memory: what this invocation brings.
+void fetch(uint64_t slice, uint type)
+{
+    [[unroll]] for (uint k = 0; k < HELD; k++) {
+        uint i = min(k * THREADS + gl_LocalInvocationIndex, SLICE_WORDS - 1);
+        if (type == KV_F16)
+            held[k] = Words4(slice).v[i];
+        else
+            held[k] = uvec4(Words2(slice).v[i],
+                            floatBitsToUint(q8_scale(slice, DIM, i / ROW_WORDS, i % ROW_WORDS * 8)),
+                            0);
+    }
+}
+
+// All invocations see it as halves, once none reads what was there.
+void stage(uint type)
 {
     barrier();
-    for (uint i = gl_LocalInvocationIndex; i < BLOCK_TOKENS * ROW_WORDS; i += THREADS) {
-        uint j = i / ROW_WORDS, w = i % ROW_WORDS;
-        uvec4 word;
-        if (type == KV_F16) {
-            word = Words4(slice).v[i];
-        } else {
-            uvec2 codes = Words2(slice).v[i];
-            float scale8 = q8_scale(slice, DIM, j, w * 8);
-            vec4 lo = code_values(codes.x) * scale8, hi = code_values(codes.y) * scale8;
+    [[unroll]] for (uint k = 0; k < HELD; k++) {
+        uint i = k * THREADS + gl_LocalInvocationIndex;
+        uvec4 word = held[k];
+        if (type != KV_F16) {
+            float scale8 = uintBitsToFloat(word.z);
+            vec4 lo = code_values(word.x) * scale8, hi = code_values(word.y) * scale8;
             word = uvec4(packHalf2x16(lo.xy), packHalf2x16(lo.zw), packHalf2x16(hi.xy),
                          packHalf2x16(hi.zw));
         }
-        staged[j * KV_STRIDE + w] = word;
+        if (i < SLICE_WORDS)
+            staged[i / ROW_WORDS * KV_STRIDE + i % ROW_WORDS] = word;
     }
     barrier();
 }
 
 // Scores of all queries of the subgroup with a block's tokens into scratch.
-void multiply_keys(uint64_t slice)
+void multiply_keys()
 {
-    if (STAGED)
-        stage(slice, K_TYPE);
     for (uint n = 0; n < BLOCK_TOKENS / TN; n++) {
         Sums s = Sums(0.0);
-        for (uint k = 0; k < DIM / TK; k++) {
+        [[unroll]] for (uint k = 0; k < DIM / TK; k++) {
             Halfs(TK, TN, gl_MatrixUseB) keys;
-            if (STAGED)
-                coopMatLoad(keys, staged, n * TN * KV_STRIDE + k * TK / 8, KV_STRIDE,
-                            gl_CooperativeMatrixLayoutColumnMajor);
-            else
-                coopMatLoad(keys, Words4(slice).v, (n * TN * DIM + k * TK) / 8, ROW_WORDS,
-                            gl_CooperativeMatrixLayoutColumnMajor);
+            coopMatLoad(keys, staged, n * TN * KV_STRIDE + k * TK / 8, KV_STRIDE,
+                        gl_CooperativeMatrixLayoutColumnMajor);
             s = coopMatMulAdd(q_tile[k], keys, s);
         }
         coopMatStore(s, scratch, words0 + n * TN / 4, S_STRIDE,
@@ -176,7 +185,7 @@ bool soften(uint block, bool reads)
 {
     vec4 s[LANE_WORDS];
     float largest = query.largest;
-    for (uint i = 0; i < LANE_WORDS; i++) {
+    [[unroll]] for (uint i = 0; i < LANE_WORDS; i++) {
         s[i] = attn_softcap(uintBitsToFloat(scratch[my_words + lane * LANE_WORDS + i]), softcap);
         for (uint c = 0; c < 4; c++) {
             uint token = block * BLOCK_TOKENS + (lane * LANE_WORDS + i) * 4 + c;
@@ -189,7 +198,7 @@ bool soften(uint block, bool reads)
         largest = max(largest, subgroupShuffleXor(largest, d));
     subgroup_sync();
     float sum = 0.0;
-    for (uint i = 0; i < LANE_WORDS; i += 2) {
+    [[unroll]] for (uint i = 0; i < LANE_WORDS; i += 2) {
         vec4 lo = mix(attn_exp(s[i] - largest), vec4(0.0), equal(s[i], vec4(LOWEST)));
         vec4 hi = mix(attn_exp(s[i + 1] - largest), vec4(0.0), equal(s[i + 1], vec4(LOWEST)));
         uvec4 word = uvec4(packHalf2x16(lo.xy), packHalf2x16(lo.zw), packHalf2x16(hi.xy),
@@ -212,26 +221,20 @@ void scale_sums()
 {
     Sums by;
     coopMatLoad(by, factor, factor0, TN, gl_CooperativeMatrixLayoutRowMajor);
-    for (uint n = 0; n < O_TILES; n++)
+    [[unroll]] for (uint n = 0; n < O_TILES; n++)
         o_tile[n] = o_tile[n] * by;
 }
 
-void multiply_values(uint64_t slice)
+void multiply_values()
 {
-    if (STAGED)
-        stage(slice, V_TYPE);
     for (uint k = 0; k < BLOCK_TOKENS / TK; k++) {
         Halfs(TM, TK, gl_MatrixUseA) weights;
         coopMatLoad(weights, scratch, words0 + k * TK / 8, S_STRIDE,
                     gl_CooperativeMatrixLayoutRowMajor);
-        for (uint n = 0; n < O_TILES; n++) {
+        [[unroll]] for (uint n = 0; n < O_TILES; n++) {
             Halfs(TK, TN, gl_MatrixUseB) values;
-            if (STAGED)
-                coopMatLoad(values, staged, k * TK * KV_STRIDE + n * TN / 8, KV_STRIDE,
-                            gl_CooperativeMatrixLayoutRowMajor);
-            else
-                coopMatLoad(values, Words4(slice).v, (k * TK * DIM + n * TN) / 8, ROW_WORDS,
-                            gl_CooperativeMatrixLayoutRowMajor);
+            coopMatLoad(values, staged, k * TK * KV_STRIDE + n * TN / 8, KV_STRIDE,
+                        gl_CooperativeMatrixLayoutRowMajor);
             o_tile[n] = coopMatMulAdd(weights, values, o_tile[n]);
         }
     }
@@ -243,7 +246,7 @@ void write_output()
 {
     float inverse = query.sum > 0.0 ? 1.0 / query.sum : query.sum;
     uint at = query.row * dst_stride + query.head * DIM;
-    for (uint n = 0; n < O_TILES; n++) {
+    [[unroll]] for (uint n = 0; n < O_TILES; n++) {
         coopMatStore(o_tile[n], scratch, words0, S_STRIDE, gl_CooperativeMatrixLayoutRowMajor);
         subgroup_sync();
         for (uint c = lane * 4; query.live && c < TN; c += ROW_LANES * 4) {
@@ -259,19 +262,32 @@ void main()
     uint parts = GROUP / HEADS, kv_head = gl_WorkGroupID.y / parts;
     uvec2 rows = tile.v[gl_WorkGroupID.x];
     query_start(rows, kv_head, kv_head * GROUP + gl_WorkGroupID.y % parts * HEADS);
-    for (uint n = 0; n < O_TILES; n++)
+    [[unroll]] for (uint n = 0; n < O_TILES; n++)
         o_tile[n] = Sums(0.0);
-    uint table0 = row.v[rows.x].table;
-    uint k_bytes = kv_slice_bytes(K_TYPE, DIM), head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM);
-    for (uint b = lowest_block(); b != NONE; b = lowest_block()) {
-        bool reads = query.entry == b;
+    uint table0 = row.v[rows.x].table, k_bytes = kv_slice_bytes(K_TYPE, DIM);
+    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM);
+    uint64_t slice = 0;
+    uint block = lowest_block();
+    if (block != NONE) {
+        slice = page.v[table.v[table0 + block]] + kv_head * head_bytes;
+        fetch(slice, K_TYPE);
+    }
+    while (block != NONE) {
+        bool reads = query.entry == block;
         if (reads)
             advance(kv_head);
-        uint64_t slice = page.v[table.v[table0 + b]] + kv_head * head_bytes;
-        multiply_keys(slice);
-        if (soften(b, reads))
+        stage(K_TYPE);
+        fetch(slice + k_bytes, V_TYPE);
+        multiply_keys();
+        if (soften(block, reads))
             scale_sums();
-        multiply_values(slice + k_bytes);
+        block = lowest_block();
+        stage(V_TYPE);
+        if (block != NONE) {
+            slice = page.v[table.v[table0 + block]] + kv_head * head_bytes;
+            fetch(slice, K_TYPE);
+        }
+        multiply_values();
     }
     write_output();
 }

@@ -12,7 +12,7 @@
 // How attn_gather and attn_tile spread over invocations. A wide subgroup wants loads side by side
 // and many in flight; a narrow one is a processor's vector, which wants few at a time.
 struct spread { uint32_t threads, lanes_max, v_batch, tile_lanes; };
-static const struct spread wide = { 256, 8, 16, 8 }, narrow = { 64, 4, 2, 4 };
+static const struct spread wide = { 256, 4, 8, 8 }, narrow = { 64, 4, 2, 4 };
 
 #define TILE_QUADS_MAX 8                // queries in fours: room in registers for their sums
 #define TILE_QUERY_MAX 1024             // and in shared memory, in vec4s: 16 KiB
@@ -46,9 +46,8 @@ struct matrix_cut { uint32_t subgroup, heads, rows; struct vk_tile m; };
 static size_t prompt_shared_bytes(const struct vk_program *g, const struct matrix_cut *c)
 {
     size_t queries = c->rows * c->heads, row_words = KV_BLOCK_TOKENS / 4 + 1;
-    bool staged = g->params.k_type != KV_F16 || g->params.v_type != KV_F16;
     return queries * (row_words * 16 + c->m.n * sizeof(float)) +
-           (staged ? (size_t)KV_BLOCK_TOKENS * (g->cfg->head_dim / 8 + 1) * 16 : 16) + 16;
+           (size_t)KV_BLOCK_TOKENS * (g->cfg->head_dim / 8 + 1) * 16 + 16;
 }
 
 static bool cut_for_matrices(const struct vk_program *g, struct matrix_cut *ret)
