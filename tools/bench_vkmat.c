@@ -5,7 +5,7 @@
 //
 // usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT] [-c OUTS,TEAMS,DEPTH | -m]
 //   -c  other cuts than usual (struct vk_matmul_choice)
-//   -m  on matrix units, where the device has them
+//   -m  rows of prompts, on matrix units where the device has them
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +18,9 @@
 #define WAIT_NS (60 * NS_PER_S)
 #define CHAIN_BYTES ((size_t)384 << 20)
 #define CHAIN_OPS_MAX 64
-#define ROWS_MAX 64
+#define ROWS_MAX 64                     // of generated tokens
+#define PROMPT_ROWS_MIN 512             // and of prompts
+#define PROMPT_ROWS_MAX 2048
 #define REPEATS 5
 #define LABELS_MAX 8
 
@@ -33,6 +35,11 @@ static struct {
 } options;
 
 static struct vk *vk;
+
+static uint32_t rows_max(void)
+{
+    return options.matrix ? PROMPT_ROWS_MAX : ROWS_MAX;
+}
 
 static void require(int r, const struct err *err)
 {
@@ -85,11 +92,11 @@ static void chain_take(struct chain *c)
     g->vk = vk;
     g->plan = &c->plan;
     g->op = c->vk_op;
-    g->params.rows_max = g->params.outputs_max = ROWS_MAX;
+    g->params.rows_max = g->params.outputs_max = rows_max();
     for (unsigned s = 0; s < SLOT_COUNT; s++) {
         g->stride[s] = ALIGN_UP(c->plan.slot_width[s], 32u);
         if (g->stride[s])
-            require(vk_alloc(vk, VK_HOME_DEVICE, ROWS_MAX * g->stride[s] * sizeof(float),
+            require(vk_alloc(vk, VK_HOME_DEVICE, rows_max() * g->stride[s] * sizeof(float),
                              &g->slot[s], &err), &err);
     }
     require(vk_alloc(vk, VK_HOME_UPLOAD, sizeof(struct step_head), &g->step.head, &err), &err);
@@ -115,9 +122,10 @@ static void chain_finish(struct chain *c)
 static void record(struct chain *c, uint32_t rows)
 {
     struct err err;
-    struct shape shape = { .n_decode = rows };
+    uint32_t n_decode = options.matrix ? 0 : rows;
+    struct shape shape = { .n_decode = n_decode, .n_prompt = rows - n_decode };
     *(struct step_head *)c->g.step.head.map =
-        (struct step_head){ .n_rows = rows, .n_decode = rows };
+        (struct step_head){ .n_rows = rows, .n_decode = n_decode };
     vk_cmd_begin(c->cmd);
     for (uint32_t i = 0; i < c->plan.n_ops; i++)
         vk_matmul_record(&c->g, c->cmd, &c->vk_op[i], &shape);
@@ -154,8 +162,9 @@ static void print_rows(struct chain *c, const char *format, struct size size, ui
     struct labels labels = {0}, drop = {0};
     record(c, rows);
     double us = time_us(c);
-    printf("%-5s %6u x %6u %5u rows %9.2f us %7.0f GB/s  ", format, size.n_in, size.n_out, rows, us,
-           (double)c->mat_bytes / us / 1e3);
+    printf("%-5s %6u x %6u %5u rows %9.2f us %7.0f GB/s %4.0f T/s  ", format, size.n_in,
+           size.n_out, rows, us, (double)c->mat_bytes / us / 1e3,
+           2e-6 * size.n_in * size.n_out * rows / us);
     vk_profile(vk, add_label, &drop);
     vk_profile_enable(vk, true);
     record(c, rows);
@@ -178,7 +187,7 @@ static void bench(const struct quant *q, struct size size)
     double s = (double)(clock_now_ns() - start_ns) / 1e9;
     printf("%-5s %6u x %6u load %.2f GB/s, with kernels\n", q->name, size.n_in, size.n_out,
            (double)c.mat_bytes * c.plan.n_ops / s / 1e9);
-    for (uint32_t rows = 1; rows <= ROWS_MAX; rows *= 2)
+    for (uint32_t rows = options.matrix ? PROMPT_ROWS_MIN : 1; rows <= rows_max(); rows *= 2)
         if (!options.rows || rows == options.rows)
             print_rows(&c, q->name, size, rows);
     chain_finish(&c);

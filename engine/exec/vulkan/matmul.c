@@ -274,6 +274,12 @@ static uint32_t variant_for(const struct vk_program *g, uint32_t rows)
     return v;
 }
 
+static const char *label_of(const struct op *op)
+{
+    return op->kind == OP_LOGITS ? "logits" : op->flags & OP_GLU_OUT ? "matvec_glu" :
+           op->flags & OP_ADD ? "matvec_add" : "matvec";
+}
+
 // `n` targets of outputs, in a kernel of this variant.
 static void dispatch(struct gathering *x, const struct vk_kernel *kernel,
                      const struct variant *v, uint32_t n)
@@ -284,8 +290,8 @@ static void dispatch(struct gathering *x, const struct vk_kernel *kernel,
         per_group /= 2;
     for (uint32_t i = 0; i < n; i++)
         groups.x += DIV_UP(x->push.target[i].n_out, per_group);
-    vk_dispatch(x->c, kernel, x->o->op->kind == OP_LOGITS ? "logits" : "matvec", &x->push,
-                sizeof(x->push), groups, x->use, x->n_uses);
+    vk_dispatch(x->c, kernel, label_of(x->o->op), &x->push, sizeof(x->push), groups, x->use,
+                x->n_uses);
     x->n = 0;
 }
 

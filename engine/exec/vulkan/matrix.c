@@ -18,7 +18,7 @@ struct tile_cut { uint32_t threads, bm, bn, bk, wm, wn; };
 // For subgroups of 32 and matrices of 16 x 16 x 16, and for subgroups of 8 and 8 x 8 x 8. Ascending
 // in the rows that they are for.
 static const struct tile_cut wide_tile[] = {
-    { 128, 64, 32, 64, 32, 16 }, { 256, 128, 64, 64, 32, 32 }, { 256, 128, 128, 64, 64, 32 },
+    { 128, 64, 32, 64, 32, 16 }, { 256, 128, 64, 64, 32, 32 }, { 128, 128, 128, 32, 64, 64 },
 };
 static const struct tile_cut narrow_tile[] = { { 32, 32, 16, 32, 16, 8 } };
 
