@@ -417,7 +417,7 @@ void store_bytes()
     barrier();                          // result is there
     uint n_in = n_heads * HEAD_DIM;
     for (uint first = 0; first < n_own * (HEAD_DIM / 4); first += THREADS) {
-        uint quad = first + gl_LocalInvocationIndex, h = quad / (HEAD_DIM / 4);
+        uint quad = first + me, h = quad / (HEAD_DIM / 4);
         vec4 x = vec4(0.0);
         for (uint i = 0; h < n_own && i < 4; i++)
             x[i] = query[(quad * 4 + i) % HEAD_DIM * HV + h / 4][h % 4];

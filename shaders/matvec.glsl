@@ -7,7 +7,7 @@
 //
 // With GLU, targets 0 and 1 are gate and up, of the same outputs: dst[0] = act(gate) * up. With
 // NORM_STEPS, the last workgroup to end makes the next product's input of what all have written
-// (norm.glsl); after GLU, the last of those that share 32 outputs makes the bytes of these.
+// (norm.glsl).
 #ifdef INT_DOT
 #extension GL_EXT_integer_dot_product : require
 #endif
@@ -37,8 +37,7 @@ struct Target {                         // a matrix, or a part of one
 };
 
 layout(push_constant) uniform Push {
-    // n_out 0: none. With NORM_STEPS the last, or the last two without GLU, are no targets but what
-    // next_bytes() and next_norm() say.
+    // n_out 0: none. With NORM_STEPS the last two are no targets but what next_norm() says.
     Target target[3];
     uint64_t src;                       // floats (rows, n_in rounded up to 32), or act.glsl's
     Words limit;                        // rows that there are
@@ -47,6 +46,8 @@ layout(push_constant) uniform Push {
     uint rows;                          // that src has; ADD: dst += instead of =
 };
 
+// The next groups are asked for before these are multiplied, where there is room in registers.
+const bool AHEAD = DEPTH * OUTS <= 4;
 const uint ADD = 0x80000000u;
 const uint TEAMS = THREADS / TEAM, SUMS = OUTS * ROWS;
 const uint RESULTS = GLU > 0 ? OUTS / 2 : OUTS;     // of a team and a row
@@ -178,18 +179,31 @@ void add_raw(Work k, uint group, QuantRaw raw[OUTS], inout float sum[SUMS])
     }
 }
 
+void load_raw(Work k, uint group, out QuantRaw raw[DEPTH][OUTS])
+{
+    [[unroll]] for (uint d = 0; d < DEPTH; d++)
+        [[unroll]] for (uint o = 0; o < OUTS; o++)
+            raw[d][o] = quant_load(matrix(k, o), matrix_row(k, o),
+                                   min(group + d * TEAM, n_in / 32 - 1));
+}
+
 void multiply_ints(Work k, inout float sum[SUMS])
 {
-    uint n_groups = n_in / 32;
-    for (uint group = gl_LocalInvocationIndex % TEAM; group < n_groups; group += TEAM * DEPTH) {
-        QuantRaw raw[DEPTH][OUTS];
-        [[unroll]] for (uint d = 0; d < DEPTH; d++)
-            [[unroll]] for (uint o = 0; o < OUTS; o++)
-                raw[d][o] = quant_load(matrix(k, o), matrix_row(k, o),
-                                       min(group + d * TEAM, n_groups - 1));
+    QuantRaw raw[DEPTH][OUTS];
+    uint group = gl_LocalInvocationIndex % TEAM, n_groups = n_in / 32;
+    if (AHEAD)
+        load_raw(k, group, raw);
+    for (; group < n_groups; group += TEAM * DEPTH) {
+        QuantRaw next[DEPTH][OUTS];
+        if (!AHEAD)
+            load_raw(k, group, raw);
+        else if (group + TEAM * DEPTH < n_groups)
+            load_raw(k, group + TEAM * DEPTH, next);
         [[unroll]] for (uint d = 0; d < DEPTH; d++)
             if (group + d * TEAM < n_groups)
                 add_raw(k, group + d * TEAM, raw[d], sum);
+        [[unroll]] for (uint i = 0; AHEAD && i < DEPTH * OUTS; i++)
+            raw[i / OUTS][i % OUTS] = next[i / OUTS][i % OUTS];
     }
 }
 #endif
@@ -235,33 +249,18 @@ void write_glu(Work k, uint i, float gate, float up)
         g += target[0].bias.v[o];
     if (uint64_t(target[1].bias) != 0)
         u += target[1].bias.v[o];
-    SharedFloats dst = SharedFloats(uint64_t(target[0].dst));
+    Floats dst = target[0].dst;
     dst.v[row * target[0].dst_stride + o] = glu_act(GLU - 1, g) * u;
 }
 
 // ---- the next product's input -----------------------------------------------------------------
 
-// Of 32 outputs after GLU. target[2]: w where the bytes go, dst counters, one for each 32 outputs
-// and ROWS rows.
-void next_bytes(Work k)
+void norm_bytes(Norm n, uint quad, vec4 x)
 {
-    uint me = gl_LocalInvocationIndex, n_out = target[0].n_out, groups = 32 / (TEAMS * RESULTS);
-    uint group = gl_WorkGroupID.x / groups, count = gl_WorkGroupID.y * (n_out / 32) + group;
-    if (!is_last(SharedWords(uint64_t(target[2].dst) + 4 * count), groups))
-        return;
-    for (uint first = 0; first < ROWS * 8; first += THREADS) {
-        uint row = k.row0 + (first + me) / 8, quad = group * 8 + me % 8;
-        uint64_t at = uint64_t(target[0].dst) + 4 * uint64_t(row * target[0].dst_stride);
-        vec4 x = vec4(0.0);
-        if (row < limit.v[0] && first + me < ROWS * 8)
-            x = SharedFloats4(at).v[quad];
-        else
-            quad += n_out / 4;          // past the end: not written
-        act_store(target[2].w + row * act_row_bytes(n_out), n_out, quad, x);
-    }
+    act_store(n.act, NORM_WIDTH, quad, x);
 }
 
-// Of all outputs. The last two targets: w where the bytes go, dst the norm's weights, bias where
+// The last two targets: w where the bytes go, dst the norm's weights, bias where
 // its floats go, n_out eps, dst_stride added_scale; then w the counter, dst src and bias
 // added_weight where there is NORM_ADDED.
 void next_norm()
@@ -315,8 +314,6 @@ void main()
                       tree_sum((gate + RESULTS) * (TEAM + 1)));
         }
     }
-    if (GLU > 0 && NORM_STEPS > 0)
-        next_bytes(k);
-    else if (NORM_STEPS > 0)
+    if (NORM_STEPS > 0)
         next_norm();
 }

@@ -29,6 +29,11 @@ Floats row_piece(uint row, Floats row0, uint stride)
     return Floats(uint64_t(row0) + 4 * uint64_t(at));
 }
 
+void norm_bytes(Norm mine, uint quad, vec4 x)
+{
+    act_store(mine.act, NORM_WIDTH, quad, x);
+}
+
 void main()
 {
     uint row = gl_WorkGroupID.x + (prompts != 0 ? limit.v[1] : 0);

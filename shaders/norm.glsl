@@ -21,6 +21,9 @@ struct Norm {
     float added_eps, added_scale, eps, scale;
 };
 
+// Where the bytes go: four elements of a row, as act_store() has them.
+void norm_bytes(Norm n, uint quad, vec4 x);
+
 const uint NORM_LANES = 256, NORM_FEW = 16;
 // Lanes of an invocation.
 const uint NORM_TURNS = THREADS < NORM_LANES ? NORM_LANES / THREADS : 1;
@@ -42,7 +45,7 @@ bool norm_does(uint step)
 
 uint norm_quad(uint k)
 {
-    return k * THREADS + gl_LocalInvocationIndex;
+    return k * THREADS + act_me;
 }
 
 // Four elements, zeros past the end.
@@ -89,7 +92,7 @@ void norm_store(Floats row, uint quad, vec4 x)
 // Sums and maxima over the lanes of a row, for all invocations.
 vec2 norm_reduce(vec2 lane[NORM_TURNS])
 {
-    uint me = gl_LocalInvocationIndex;
+    uint me = act_me;
     [[unroll]] for (uint j = 0; j < NORM_TURNS; j++)
         norm_part[j * THREADS + me] = lane[j];
     barrier();
@@ -158,7 +161,7 @@ void norm_store_halves(uint64_t act, vec4 x[NORM_EACH], float largest)
         if (norm_quad(k) < NORM_PADDED)
             dst.v[norm_quad(k)] = uvec2(packHalf2x16(y.xy), packHalf2x16(y.zw));
     }
-    if (gl_LocalInvocationIndex == 0)
+    if (act_me == 0)
         dst.v[NORM_PADDED].x = floatBitsToUint(ldexp(1.0, e - HALVES_LOG2));
 }
 
@@ -199,7 +202,7 @@ void norm_row(Norm n)
         if (norm_does(NORM_FLOATS))
             norm_store(n.dst, norm_quad(k), x[k]);
         if (norm_does(NORM_BYTES) && !norm_as_halves)
-            act_store(n.act, NORM_WIDTH, norm_quad(k), x[k]);
+            norm_bytes(n, norm_quad(k), x[k]);
     }
     if (norm_does(NORM_HALVES) && norm_as_halves)
         norm_store_halves(n.act, x, largest);

@@ -27,7 +27,7 @@ struct variant { uint32_t rows, outs, teams, depth; };
 struct team { uint32_t lanes, n_variants; struct variant variant[VARIANTS_MAX]; };
 
 static const struct team wide = {
-    32, 5, { { 1, 2, 8, 2 }, { 2, 2, 8, 2 }, { 4, 4, 4, 2 }, { 8, 4, 8, 1 }, { 16, 4, 8, 1 } },
+    32, 5, { { 1, 2, 8, 1 }, { 2, 2, 8, 1 }, { 4, 4, 8, 1 }, { 8, 4, 8, 1 }, { 16, 4, 8, 1 } },
 };
 // For subgroups of 8, which is software: an invocation an output, so that inputs are the same for a
 // whole subgroup, and nothing large, which takes long to compile.
@@ -122,15 +122,11 @@ static int make_glu(struct vk_program *g, const struct vk_op *o, struct err *err
 {
     const struct team *t = &g->matvec->team;
     struct own_kernels *own = &g->matvec->own[o - g->op];
-    struct extras x = { .glu = 1 + o->op->matmul.act };
+    const struct extras x = { .glu = 1 + o->op->matmul.act };
     int r = 0;
     for (unsigned i = 0; r == 0 && i < t->n_variants; i++) {
         const struct variant v = glu_variant(t->variant[i]);
-        x.norm_steps = 0;
         r = make_variant(g, vk_mat_quant(o->mat[0]), &v, &x, &own->glu[i], err);
-        x.norm_steps = NORM_BYTES;
-        if (r == 0 && o->next && COUNT_OUTS % (v.teams * v.outs / 2) == 0)
-            r = make_variant(g, vk_mat_quant(o->mat[0]), &v, &x, &own->next[i], err);
     }
     return r;
 }
@@ -380,8 +376,7 @@ static void record_few(struct gathering *x)
 
 // ---- with the next product's input ------------------------------------------------------------
 
-// That input is ready, for rows that are not of prompts and maybe for those.
-static void use_next(struct gathering *x, bool prompts_too)
+static void use_next(struct gathering *x)
 {
     struct vk_program *g = x->g;
     const struct vk_op *next = x->o->next;
@@ -392,7 +387,7 @@ static void use_next(struct gathering *x, bool prompts_too)
     if (next->norm_steps & NORM_ADDED)
         x->use[x->n_uses++] = vk_writes(&g->slot[next->op->src[0]]);
     x->use[x->n_uses++] = vk_writes(&g->count);
-    vk_input_ready(g, next, prompts_too);
+    vk_input_ready(g, next, true);
 }
 
 // Outputs of gate and up together.
@@ -404,19 +399,12 @@ static void record_glu(struct gathering *x)
     uint32_t i = variant_for(g, x->rows.n), most = outputs_max(g, &x->rows);
     const struct variant v = glu_variant(g->matvec->team.variant[i]);
     for (uint32_t out = 0, n; out < m->n_out; out += n) {
-        const struct vk_kernel *kernel = own->glu[i];
         n = outputs_from(m, out, most);
         start(x, m);
         for (unsigned k = 0; k < 2; k++)
             x->push.target[k] = target_of(x, k, out, n);
         x->use[x->n_uses++] = vk_writes(result_of(x, 0));
-        if (n == m->n_out && own->next[i]) {
-            kernel = own->next[i];
-            x->push.target[2] = (struct target){
-                .w = g->act[x->o->next->act].addr, .dst = g->count.addr + sizeof(uint32_t) };
-            use_next(x, !vk_matrix_takes(g, x->o));
-        }
-        dispatch(x, kernel, &v, 1);
+        dispatch(x, own->glu[i], &v, 1);
     }
 }
 
@@ -446,7 +434,7 @@ static void record_next(struct gathering *x)
     x->push.target[2] = (struct target){
         .w = g->count.addr, .dst = g->slot[op->src[0]].addr, .bias = next->norm_weight[1].addr };
     x->use[x->n_uses++] = vk_writes(result_of(x, 0));
-    use_next(x, true);
+    use_next(x);
     dispatch(x, g->matvec->own[x->o - g->op].next[i], &g->matvec->team.variant[i], 1);
 }
 

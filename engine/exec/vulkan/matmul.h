@@ -5,10 +5,8 @@
 
 // Kernels read whole tiles of rows of prepared inputs: room after the last one.
 #define ACT_ROWS_SLACK 64
-// What g->count counts for: outputs of a group of act.glsl, and the most rows of a workgroup of
-// matvec.glsl.
-#define COUNT_OUTS 32
-#define COUNT_ROWS 16
+// Elements of a group of act.glsl.
+#define ACT_GROUP 32
 
 struct vk_matmul_choice {
     bool int_dot;               // integer dot products; bits are the same

@@ -8,6 +8,7 @@
 
 #define THREADS_MIN 64
 #define THREADS_MAX 256                 // NORM_LANES of norm.glsl
+#define ACT_THREADS 128                 // of rows_act.comp
 
 struct norm_push {                      // norm.comp
     VkDeviceAddress src, added, added_weight, weight, dst, act;
@@ -15,6 +16,7 @@ struct norm_push {                      // norm.comp
     VkDeviceAddress limit;
     uint32_t src_stride, added_stride, dst_stride, act_stride, prompts;
 };
+struct act_push { VkDeviceAddress src, act, limit; uint32_t n_in; };    // rows_act.comp
 static_assert(sizeof(struct norm_push) <= VK_PUSH_BYTES, "push constants");
 
 // ---- kernels ----------------------------------------------------------------------------------
@@ -95,7 +97,7 @@ static int alloc_act(struct vk_program *g, struct err *err)
 }
 
 // The results of an operation are the input of the product that follows it, and its kernels can be
-// told to make that (next_norm() and next_bytes() of matvec.glsl, attn_gather.comp).
+// told to make that (next_norm() of matvec.glsl, attn_gather.comp).
 static bool feeds(const struct vk_program *g, const struct vk_op *o, const struct vk_op *next)
 {
     const struct op *a = o->op, *b = next->op;
@@ -103,12 +105,10 @@ static bool feeds(const struct vk_program *g, const struct vk_op *o, const struc
     if (!vk_multiplies(b) || o->gathered != next->gathered)
         return false;
     if (a->kind == OP_ATTN)
-        return plain && g->cfg->head_dim % COUNT_OUTS == 0;
+        return plain && g->cfg->head_dim % ACT_GROUP == 0;
     if (a->kind != OP_MATMUL)
         return false;
-    if (a->flags & OP_GLU_OUT)
-        return plain;
-    if (a->n_w != 1 || next->norm_steps == 0 || (b->normed.w && b->normed.scale != 1.0f))
+    if (a->flags & OP_GLU_OUT || a->n_w != 1 || next->norm_steps == 0 || (b->normed.w && b->normed.scale != 1.0f))
         return false;
     if (!b->added.w)
         return b->src[0] == a->dst[0];
@@ -116,19 +116,12 @@ static bool feeds(const struct vk_program *g, const struct vk_op *o, const struc
            g->stride[b->src[0]] == g->stride[a->dst[0]];
 }
 
-// One for the end of a dispatch, then one for every 32 outputs of a GLU and rows of a workgroup.
-static int alloc_count(struct vk_program *g, struct err *err)
+static int find_feeds(struct vk_program *g, struct err *err)
 {
-    size_t tiles = DIV_UP(MAX(g->params.rows_max, g->params.outputs_max), COUNT_ROWS), n = 1;
-    for (uint32_t i = 0; i + 1 < g->plan->n_ops; i++) {
-        struct vk_op *o = &g->op[i];
-        if (!feeds(g, o, o + 1))
-            continue;
-        o->next = o + 1;
-        if (o->op->kind == OP_MATMUL)
-            n = MAX(n, 1 + DIV_UP(o->mat[0]->n_out, COUNT_OUTS) * tiles);
-    }
-    return vk_alloc(g->vk, VK_HOME_DEVICE, n * sizeof(uint32_t), &g->count, err);
+    for (uint32_t i = 0; i + 1 < g->plan->n_ops; i++)
+        if (feeds(g, &g->op[i], &g->op[i + 1]))
+            g->op[i].next = &g->op[i + 1];
+    return vk_alloc(g->vk, VK_HOME_DEVICE, sizeof(uint32_t), &g->count, err);
 }
 
 int vk_inputs_init(struct vk_program *g, struct err *err)
@@ -142,7 +135,10 @@ int vk_inputs_init(struct vk_program *g, struct err *err)
         if (o->norm_steps)
             r = make_kernel(g, o->mat[0]->n_in, o->norm_steps, &o->norm, err);
     }
-    return r ? r : alloc_count(g, err);
+    const uint32_t threads[] = { ACT_THREADS };
+    if (r == 0)
+        r = vk_kernel(g->vk, KERNEL_rows_act, threads, 1, &g->rows_act, err);
+    return r ? r : find_feeds(g, err);
 }
 
 void vk_inputs_finish(struct vk_program *g)
@@ -154,14 +150,20 @@ void vk_inputs_finish(struct vk_program *g)
 
 // ---- recording --------------------------------------------------------------------------------
 
+// How many rows there are, to a shader.
+static VkDeviceAddress limit_of(const struct vk_program *g, const struct vk_op *o)
+{
+    return g->step.head.addr + (o->gathered ? offsetof(struct step_head, n_out)
+                                            : offsetof(struct step_head, n_rows));
+}
+
 // One row after the other, `pieces` of each.
 static void record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                    const struct shape *s, struct norm_push *push, uint32_t pieces,
                    const struct vk_use *uses, uint32_t n_uses)
 {
     bool normed = o->norm_steps & (NORM_ADDED | NORM_NORMED);
-    push->limit = g->step.head.addr + (o->gathered ? offsetof(struct step_head, n_out)
-                                                   : offsetof(struct step_head, n_rows));
+    push->limit = limit_of(g, o);
     const struct vk_groups n = { push->prompts ? s->n_prompt : vk_op_rows(o, s), pieces, 1 };
     vk_dispatch(c, o->norm, normed ? "norm" : "act", push, sizeof(*push), n, uses, n_uses);
 }
@@ -193,14 +195,32 @@ void vk_input_ready(struct vk_program *g, const struct vk_op *o, bool prompts_to
     g->ready.prompts_too = prompts_too;
 }
 
+// Where rows need nothing else.
+static void record_bytes(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                         const struct shape *s)
+{
+    const struct vk_mem *src = &g->slot[o->op->src[0]], *act = &g->act[o->act];
+    const struct act_push push = { src->addr, act->addr, limit_of(g, o), o->mat[0]->n_in };
+    const struct vk_groups n = { DIV_UP(push.n_in, 4 * ACT_THREADS), vk_op_rows(o, s), 1 };
+    const struct vk_use uses[] = { vk_reads(src), vk_writes(act) };
+    vk_dispatch(c, g->rows_act, "act", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
+}
+
 void vk_input_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                      const struct shape *s)
 {
     const struct op *op = o->op;
     uint32_t src = op->src[0], added = op->added.slot, dst = op->normed.slot;
     const struct vk_mem *act = &g->act[o->act];
-    bool ready = g->ready.op == o;
-    if (!o->norm || (ready && (g->ready.prompts_too || o->gathered || s->n_prompt == 0)))
+    bool ready = g->ready.op == o, prompts = !o->gathered && s->n_prompt;
+    uint32_t steps = o->norm_steps;
+    if (!prompts)
+        steps &= ~(uint32_t)(NORM_HALVES | NORM_UNIT);
+    if (!ready && steps == NORM_BYTES) {
+        record_bytes(g, c, o, s);
+        return;
+    }
+    if (!o->norm || (ready && (g->ready.prompts_too || !prompts)))
         return;
     struct norm_push push = {
         .src = g->slot[src].addr, .added = g->slot[added].addr,

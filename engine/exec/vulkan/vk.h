@@ -115,7 +115,7 @@ enum vk_support vk_need_support(enum vk_need need);
 // One compute pipeline: a shader of shaders/kernels.def with its specialisation.
 struct vk_kernel;
 
-#define VK_SPEC_MAX 12
+#define VK_SPEC_MAX 16
 #define VK_PUSH_BYTES 128
 
 // Makes a pipeline, or returns the one made before with the same specialisation. spec[i] is

@@ -1,8 +1,8 @@
 // Recording: dispatches, copies and fills, and the barriers between those that depend on each
 // other.
 //
-// A barrier is one global VkMemoryBarrier: buffer barriers buy nothing on the GPUs we know. Before a
-// dispatch it names the compute stage alone as what waits, since copies and indirect counts make
+// A barrier is one global VkMemoryBarrier: buffer barriers buy nothing on the GPUs we know. Before
+// a dispatch it names the compute stage alone as what waits, since copies and indirect counts make
 // each cost 2 us more on an H100. What it settles is then settled for dispatches only, and kept in
 // mind: a copy that meets it, or counts that do, get a barrier for all stages. The last one of a
 // command buffer makes all its writes visible to the host and to the next submission.
@@ -168,7 +168,12 @@ static void barrier(struct vk_cmd *c, VkPipelineStageFlags from, VkPipelineStage
                     VkAccessFlags seen)
 {
     const VkMemoryBarrier b = {
-        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = WRITES, .dstAccessMask = seen };
+        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+        .srcAccessMask =
+            (from & VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT ? VK_ACCESS_SHADER_WRITE_BIT : 0) |
+            (from & VK_PIPELINE_STAGE_TRANSFER_BIT ? VK_ACCESS_TRANSFER_WRITE_BIT : 0),
+        .dstAccessMask = seen,
+    };
     c->vk->f.CmdPipelineBarrier(c->buffer, from, to, 0, 1, &b, 0, NULL, 0, NULL);
     c->stages = 0;
     c->n_barriers++;

@@ -128,7 +128,8 @@ struct vk_program {
     struct vk_mem  slot[SLOT_COUNT];    // (rows_max, stride) float32
     uint32_t       stride[SLOT_COUNT];  // floats, a multiple of 32
     struct vk_mem  act[2];              // inputs of products as bytes or halves (norm.c)
-    struct vk_mem  count;               // of workgroups that ended (last.glsl); zeros between steps
+    struct vk_mem  count;               // of workgroups that ended (last.glsl); 0 between steps
+    const struct vk_kernel *rows_act;   // makes only bytes
     struct vk_matvec *matvec;           // matmul.c: kernels, owned
     struct vk_matrix *matrix;           // matrix.c: kernels, owned; NULL: not used
     struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
