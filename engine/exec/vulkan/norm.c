@@ -108,7 +108,8 @@ static bool feeds(const struct vk_program *g, const struct vk_op *o, const struc
         return plain && g->cfg->head_dim % ACT_GROUP == 0;
     if (a->kind != OP_MATMUL)
         return false;
-    if (a->flags & OP_GLU_OUT || a->n_w != 1 || next->norm_steps == 0 || (b->normed.w && b->normed.scale != 1.0f))
+    if (a->flags & OP_GLU_OUT || a->n_w != 1 || next->norm_steps == 0 ||
+        (b->normed.w && b->normed.scale != 1.0f))
         return false;
     if (!b->added.w)
         return b->src[0] == a->dst[0];
