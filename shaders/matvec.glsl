@@ -5,16 +5,11 @@
 // bits depend on its row of the batch and on TEAM alone. Integer formats multiply bytes by bytes;
 // a group's sum is exact, whatever instruction makes it.
 //
-// With GLU, targets 0 and 1 are gate and up, of the same outputs: dst[0] = act(gate) * up. With
-// NORM_STEPS, the last workgroup to end makes the next product's input of what all have written
-// (norm.glsl).
+// With NORM_STEPS the last workgroup to end makes the next product's input of what all have
+// written (norm.glsl).
 #ifdef INT_DOT
 #extension GL_EXT_integer_dot_product : require
 #endif
-#include "math.glsl"
-#include "glu.glsl"
-#include "last.glsl"
-
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint THREADS = 64;
 layout(constant_id = 1) const uint TEAM = 32;       // a power of two
@@ -27,67 +22,15 @@ layout(constant_id = 7) const uint GLU = 0;         // 0: none; else enum act_ki
 layout(constant_id = 8) const uint NORM_STEPS = 0;
 layout(constant_id = 9) const uint NORM_WIDTH = 32; // all outputs, if there are NORM_STEPS
 
-#include "act.glsl"
-#include "norm.glsl"
-
-struct Target {                         // a matrix, or a part of one
-    uint64_t w;
-    Floats dst, bias;                   // of its first output; bias 0: none
-    uint n_out, dst_stride;
-};
-
-layout(push_constant) uniform Push {
-    // n_out 0: none. With NORM_STEPS the last two are no targets but what next_norm() says.
-    Target target[3];
-    uint64_t src;                       // floats (rows, n_in rounded up to 32), or act.glsl's
-    Words limit;                        // rows that there are
-    uint n_in, row_bytes;
-    float scale;
-    uint rows;                          // that src has; ADD: dst += instead of =
-};
-
 // The next groups are asked for before these are multiplied, where there is room in registers.
 const bool AHEAD = DEPTH * OUTS <= 4;
-const uint ADD = 0x80000000u;
 const uint TEAMS = THREADS / TEAM, SUMS = OUTS * ROWS;
-const uint RESULTS = GLU > 0 ? OUTS / 2 : OUTS;     // of a team and a row
-const bool ONE_TARGET = GLU > 0 || NORM_STEPS > 0;
 const uint ROUND = SUMS < 16 ? SUMS : 16;           // sums of a team that are finished at once
 
+#include "few.glsl"
+#include "norm.glsl"
+
 shared float part[TEAMS * ROUND * (TEAM + 1)];      // one more: no two in the same bank
-
-// What this team works on: outputs from `out0` on, and rows of the batch from `row0` on.
-struct Work { uint target, out0, row0; };
-
-Work find_work()
-{
-    uint group = gl_WorkGroupID.x, t = 0;
-    for (; !ONE_TARGET && t < 2; t++) {
-        uint n = (target[t].n_out + TEAMS * OUTS - 1) / (TEAMS * OUTS);
-        if (group < n)
-            break;
-        group -= n;
-    }
-    uint team = group * TEAMS + gl_LocalInvocationIndex / TEAM;
-    return Work(t, team * RESULTS, gl_WorkGroupID.y * ROWS);
-}
-
-// Rows and outputs past the end are worked on as if they were the last one, and not written.
-uint input_row(Work k, uint c)
-{
-    return min(k.row0 + c, (rows & ~ADD) - 1);
-}
-
-uint matrix_row(Work k, uint o)
-{
-    return min(k.out0 + o % RESULTS, target[k.target].n_out - 1);
-}
-
-// The matrix of sum o.
-QuantPart matrix(Work k, uint o)
-{
-    return QuantPart(target[k.target + o / RESULTS].w, row_bytes, n_in);
-}
 
 // ---- floats -----------------------------------------------------------------------------------
 
@@ -219,38 +162,6 @@ float tree_sum(uint at)
         [[unroll]] for (uint i = 0; i < n; i++)
             v[i] += v[i + n];
     return v[0];
-}
-
-void write_result(Work k, uint i, float v)
-{
-    uint o = k.out0 + i % OUTS, row = k.row0 + i / OUTS;
-    if (o >= target[k.target].n_out || row >= limit.v[0])
-        return;
-    Floats dst = target[k.target].dst, bias = target[k.target].bias;
-    uint at = row * target[k.target].dst_stride + o;
-    precise float y = v;
-    if (uint64_t(bias) != 0)
-        y += bias.v[o];
-    y = (rows & ADD) != 0 ? fma(y, scale, dst.v[at]) : y * scale;
-    y = SOFTCAP > 0.0 ? SOFTCAP * tanh_of(y / SOFTCAP) : y;
-    if (NORM_STEPS > 0)
-        SharedFloats(uint64_t(dst)).v[at] = y;
-    else
-        dst.v[at] = y;
-}
-
-void write_glu(Work k, uint i, float gate, float up)
-{
-    uint o = k.out0 + i % RESULTS, row = k.row0 + i / RESULTS;
-    if (o >= target[0].n_out || row >= limit.v[0])
-        return;
-    precise float g = gate, u = up;
-    if (uint64_t(target[0].bias) != 0)
-        g += target[0].bias.v[o];
-    if (uint64_t(target[1].bias) != 0)
-        u += target[1].bias.v[o];
-    Floats dst = target[0].dst;
-    dst.v[row * target[0].dst_stride + o] = glu_act(GLU - 1, g) * u;
 }
 
 // ---- the next product's input -----------------------------------------------------------------

@@ -30,6 +30,8 @@ struct rig {
 
 static struct vk *vk;
 static bool matrices;                   // products on matrix units
+static bool bytes;                      // with wide teams, on matrices of bytes from one row on
+static const struct vk_bytes_cut usual_cut;
 static enum slot result[] = { SLOT_Q, SLOT_K, SLOT_V };
 
 static void close_device(void)
@@ -116,7 +118,7 @@ static struct vk_matmul_choice usual_choice(void)
     need_device();
     return (struct vk_matmul_choice){
         .int_dot = vk_kernel_runs(vk, KERNEL_matvec_dot + QUANT_q4_0),
-        .wide = vk_info(vk)->subgroup > 8,
+        .wide = bytes || vk_info(vk)->subgroup > 8, .bytes_from = bytes,
     };
 }
 
@@ -436,20 +438,16 @@ static void need_matrices(void)
     need_device();
     if (!vk_kernel_runs(vk, KERNEL_matmul))
         SKIP("a device or a build without cooperative matrices");
-    matrices = true;
-}
-
-static void check_matrix_products(void)
-{
-    need_matrices();
-    for (unsigned q = 0; q < QUANT_COUNT; q++)
-        for (unsigned i = 0; i < ARRAY_LEN(shapes); i++)
-            check_product(&quants[q], i, false);
 }
 
 TEST(product_on_matrices)
 {
-    check_matrix_products();
+    need_matrices();
+    matrices = true;
+    for (unsigned q = 0; q < QUANT_COUNT; q++)
+        for (unsigned i = 0; i < ARRAY_LEN(shapes); i++)
+            check_product(&quants[q], i, false);
+    matrices = false;
 }
 
 // Bits of results for `n` rows from row `first` of x, in a shape for n_shape rows, against those of
@@ -499,17 +497,151 @@ TEST(same_bits)
     check_bits(&quants[QUANT_q4_k], true, wide);
 }
 
-static void check_matrix_bits(void)
+TEST(same_bits_on_matrices)
 {
     need_matrices();
+    matrices = true;
     check_bits(&quants[QUANT_q4_k], false, true);
     check_bits(&quants[QUANT_q8_0], false, true);
     check_bits(&quants[QUANT_f16], false, true);
+    matrices = false;
 }
 
-TEST(same_bits_on_matrices)
+static void need_bytes(void)
 {
-    check_matrix_bits();
+    need_device();
+    if (!vk_matmul_has_bytes(vk))
+        SKIP("a device or a build without matrices of bytes");
+}
+
+TEST(product_on_bytes)
+{
+    need_bytes();
+    bytes = true;
+    for (unsigned q = QUANT_q4_0; q < QUANT_COUNT; q++)
+        for (unsigned i = q % 3; i < ARRAY_LEN(shapes); i += 3)
+            check_product(&quants[q], i, false);
+    bytes = false;
+}
+
+// What an operation makes of rows of x, those that the shape has and the step has not included.
+static float *results(struct rig *r, struct vk_matmul_choice choice, const float *x,
+                      uint32_t n_rows, uint32_t n_shape)
+{
+    uint32_t n_w = r->op.flags & OP_GLU_OUT ? 1 : r->op.n_w, n = 0;
+    float *y = calloc((size_t)OP_W_MAX * n_shape * OUTPUTS_MAX, sizeof(*y));
+    REQUIRE(y);
+    rig_take(r, PART_BYTES, SLOT_BYTES, choice);
+    for (unsigned k = 0; k < n_w; k++)
+        for (uint32_t i = 0; i < n_shape; i++)
+            for (uint32_t o = 0; o < r->tensor[k].dim[1]; o++)
+                *at(r, k, i, o) = (float)(i + o) / 8;
+    run(r, x, n_rows, n_shape);
+    for (unsigned k = 0; k < n_w; k++)
+        for (uint32_t i = 0; i < n_shape; i++)
+            for (uint32_t o = 0; o < r->tensor[k].dim[1]; o++)
+                y[n++] = *at(r, k, i, o);
+    REQUIRE(n <= OP_W_MAX * n_shape * OUTPUTS_MAX);
+    rig_close(r);
+    return y;
+}
+
+// Matrices of bytes, in this cut, against vectors.
+static void require_same(struct rig *r, uint32_t n_rows, uint32_t n_shape,
+                         struct vk_bytes_cut cut)
+{
+    struct vk_matmul_choice choice = { .outs = 1, .depth = 1, .wide = true, .cut = cut };
+    float *x = random_rows(n_rows, r->plan.slot_width[SLOT_H]);
+    float *want = results(r, choice, x, n_rows, n_shape);
+    choice.bytes_from = 1;
+    float *got = results(r, choice, x, n_rows, n_shape);
+    for (uint32_t i = 0; i < OP_W_MAX * n_shape * OUTPUTS_MAX; i++)
+        if (memcmp(&got[i], &want[i], sizeof(float)) != 0)
+            TEST_FAIL("%s, %u inputs, %u rows: result %u is %a, not %a", r->tensor[0].quant->name,
+                      r->plan.slot_width[SLOT_H], n_rows, i, (double)got[i], (double)want[i]);
+    free(x);
+    free(want);
+    free(got);
+}
+
+// Classes of groups of equal and of different lengths, and without any; odd outputs; all counts of
+// rows of a tile.
+TEST(same_bits_on_bytes)
+{
+    static const struct { uint32_t n_in, n_out, n_rows, n_shape; } sizes[] = {
+        { 32, 8, 1, 1 }, { 96, 33, 7, 8 }, { 512, 17, 16, 16 }, { 1024, 49, 64, 64 },
+        { 1280, 37, 13, 16 }, { 2304, 70, 33, 48 },
+    };
+    need_bytes();
+    for (unsigned q = QUANT_q4_0; q < QUANT_COUNT; q++)
+        for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
+            struct rig r;
+            rig_init(&r, inputs(&quants[q], sizes[i].n_in), false);
+            rig_mat(&r, &quants[q], sizes[i].n_out, i % 2);
+            r.op.flags = i / 2 % 2 ? OP_ADD : 0;
+            r.op.matmul.scale = 0.75f;
+            require_same(&r, sizes[i].n_rows, sizes[i].n_shape, usual_cut);
+            rig_finish(&r);
+        }
+}
+
+TEST(same_bits_of_cuts_on_bytes)
+{
+    static const enum quant_id id[] = { QUANT_q5_k, QUANT_q6_k };
+    need_bytes();
+    uint32_t m = vk_info(vk)->tile_s8.m;
+    const struct vk_bytes_cut cut[] = {
+        { 2 * m, 2 * m, 2, 2 }, { 2 * m, m, 1, 1 }, { 3 * m, 2 * m, 3, 1 },
+    };
+    for (unsigned q = 0; q < ARRAY_LEN(id); q++)
+        for (unsigned i = 0; i < ARRAY_LEN(cut); i++) {
+            struct rig r;
+            rig_init(&r, 1792, false);
+            rig_mat(&r, &quants[id[q]], 39, true);
+            require_same(&r, 35, 48, cut[i]);
+            rig_finish(&r);
+        }
+}
+
+TEST(same_bits_on_bytes_of_several)
+{
+    static const enum quant_id id[] = { QUANT_q4_k, QUANT_q4_k, QUANT_q6_k };
+    struct rig r;
+    need_bytes();
+    rig_init(&r, 768, false);
+    for (unsigned k = 0; k < 3; k++)
+        rig_mat(&r, &quants[id[k]], 33 + 16 * k, k == 1);
+    require_same(&r, 19, 32, usual_cut);
+    rig_finish(&r);
+}
+
+TEST(same_bits_on_bytes_of_gates)
+{
+    static const enum quant_id id[] = { QUANT_q4_0, QUANT_q4_k, QUANT_q5_1, QUANT_q6_k };
+    need_bytes();
+    for (unsigned i = 0; i < ARRAY_LEN(id); i++) {
+        struct rig r;
+        rig_init(&r, 1280, false);
+        rig_mat(&r, &quants[id[i]], 45, true);
+        rig_mat(&r, &quants[id[i]], 45, i % 2);
+        r.op.flags = OP_GLU_OUT;
+        r.op.matmul.act = i % 2 ? ACT_SILU : ACT_GELU_TANH;
+        require_same(&r, 21, 32, usual_cut);
+        rig_finish(&r);
+    }
+}
+
+TEST(same_bits_on_bytes_of_logits)
+{
+    struct rig r;
+    need_bytes();
+    rig_init(&r, 1280, false);
+    rig_mat(&r, &quants[QUANT_q6_k], 69, false);
+    r.op.kind = OP_LOGITS;
+    r.op.logits.scale = 0.3f;
+    r.op.logits.softcap = 2.5f;
+    require_same(&r, 18, 32, usual_cut);
+    rig_finish(&r);
 }
 
 // On a device with small subgroups too.

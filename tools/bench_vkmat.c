@@ -3,8 +3,11 @@
 // bandwidth. Matrices of a chain add up to more than a cache holds; each product waits for the one
 // before, as in a model.
 //
-// usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT] [-c OUTS,TEAMS,DEPTH | -m]
-//   -c  other cuts than usual (struct vk_matmul_choice)
+// usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT]
+//                    [-c OUTS,TEAMS,DEPTH] [-b ROWS] [-t ROWS,OUTS,DEPTH,SPLIT] | -m
+//   -c  other cuts of vectors than usual (struct vk_matmul_choice)
+//   -b  on matrices of bytes from so many rows on, 0: never; without it as usual
+//   -t  other cuts of these than usual (struct vk_bytes_cut)
 //   -m  rows of prompts, on matrix units where the device has them
 #include <errno.h>
 #include <stdio.h>
@@ -195,10 +198,16 @@ static void bench(const struct quant *q, struct size size)
 
 // ---- main -------------------------------------------------------------------------------------
 
+static bool parse_cut(const char *s, struct vk_bytes_cut *c)
+{
+    return sscanf(s, "%u,%u,%u,%u", &c->rows, &c->outs, &c->depth, &c->split) == 4;
+}
+
 static void parse(int argc, char **argv)
 {
+    options.choice.bytes_from = VK_BYTES_FROM;
     bool ok = true;
-    for (int o; ok && (o = getopt(argc, argv, "d:f:r:s:c:m")) != -1;)
+    for (int o; ok && (o = getopt(argc, argv, "d:f:r:s:c:b:t:m")) != -1;)
         switch (o) {
         case 'd': options.device = optarg; break;
         case 'f': options.format = optarg; break;
@@ -208,13 +217,15 @@ static void parse(int argc, char **argv)
             ok = sscanf(optarg, "%u,%u,%u", &options.choice.outs, &options.choice.teams,
                         &options.choice.depth) == 3;
             break;
+        case 'b': ok = sscanf(optarg, "%u", &options.choice.bytes_from) == 1; break;
+        case 't': ok = parse_cut(optarg, &options.choice.cut); break;
         case 'm': options.matrix = true; break;
         default: ok = false;
         }
     if (ok && optind == argc)
         return;
     fprintf(stderr, "usage: bench_vkmat [-d DEVICE] [-f FORMAT] [-r ROWS] [-s N_INxN_OUT] "
-                    "[-c OUTS,TEAMS,DEPTH | -m]\n");
+                    "[-c OUTS,TEAMS,DEPTH] [-b ROWS] [-t ROWS,OUTS,DEPTH,SPLIT] | -m\n");
     exit(2);
 }
 

@@ -4,7 +4,8 @@
 //
 // Floor: the matrix's bytes over the bandwidth for up to about 8 rows, then the rate of integer dot
 // products. Inputs cost 40 bytes a group and row from the first-level cache, so kernels for more
-// rows have more outputs to a team.
+// rows have more outputs to a team. Where the device multiplies matrices of bytes, these take such
+// rows (matdot.glsl): about 50 instructions for 16 outputs, 16 rows and a group.
 //
 // A dispatch after another costs microseconds, so a product of few rows also makes the next one's
 // input, if that is all that is missing.
@@ -18,22 +19,30 @@
 #define NARROW_SUBGROUP 8
 #define GROUPS_MAX 65535u               // workgroups in x that every device takes
 #define GROUP_ELEMS 32
+#define BYTES_CLASSES 8                 // CLASSES of matdot.glsl
 #define NEXT_ROWS_MAX 4                 // up to which a workgroup makes the next input
 
 // Kernels for up to `rows` rows: outputs of a team, teams of a workgroup, groups asked for at once.
-// Bits depend on the size of a team alone, which is the device's.
-struct variant { uint32_t rows, outs, teams, depth; };
-#define VARIANTS_MAX 5
-struct team { uint32_t lanes, n_variants; struct variant variant[VARIANTS_MAX]; };
+// Bits depend on the size of a team alone, which is the device's. With `split`, they are those of
+// matdot.glsl (struct vk_bytes_cut), whose workgroup is one team.
+struct variant { uint32_t rows, outs, teams, depth, split; };
+#define VARIANTS_MAX 8
+// The first n_vectors of these are of matvec.glsl.
+struct team { uint32_t lanes, n_vectors, n_variants; struct variant variant[VARIANTS_MAX]; };
 
 static const struct team wide = {
-    32, 5, { { 1, 2, 8, 1 }, { 2, 2, 8, 1 }, { 4, 4, 8, 1 }, { 8, 4, 8, 1 }, { 16, 4, 8, 1 } },
+    32, 5, 5, { { 1, 2, 8, 1, 0 }, { 2, 2, 8, 1, 0 }, { 4, 4, 8, 1, 0 }, { 8, 4, 8, 1, 0 },
+                { 16, 4, 8, 1, 0 } },
 };
 // For subgroups of 8, which is software: an invocation an output, so that inputs are the same for a
 // whole subgroup, and nothing large, which takes long to compile.
 static const struct team narrow = {
-    1, 3, { { 1, 2, 8, 1 }, { 4, 2, 8, 1 }, { 16, 2, 8, 1 } },
+    1, 3, 3, { { 1, 2, 8, 1, 0 }, { 4, 2, 8, 1, 0 }, { 16, 2, 8, 1, 0 } },
 };
+
+// On matrices of bytes, for subgroups of 32 and of 8.
+static const struct vk_bytes_cut wide_cut[] = { { 32, 32, 1, 1 } };
+static const struct vk_bytes_cut narrow_cut[] = { { 16, 16, 1, 1 } };
 
 // Kernels of an operation alone.
 struct own_kernels {
@@ -47,6 +56,7 @@ struct vk_matvec {
     struct own_kernels *own;            // (n_ops), owned
     struct team team;
     bool int_dot;
+    uint32_t bytes_from;                // rows; 0: never
 };
 
 struct target { VkDeviceAddress w, dst, bias; uint32_t n_out, dst_stride; };
@@ -84,11 +94,25 @@ static uint32_t float_bits(float x)
 // What a kernel does besides multiplying, as matvec.glsl has it.
 struct extras { float softcap; uint32_t glu, norm_steps, norm_width; };
 
+static int make_bytes(struct vk_program *g, enum quant_id q, const struct variant *v,
+                      const struct extras *x, const struct vk_kernel **ret, struct err *err)
+{
+    const struct vk_info *info = vk_info(g->vk);
+    const uint32_t spec[] = {
+        BYTES_CLASSES * v->split * info->subgroup, v->outs, v->rows, v->depth, v->split,
+        float_bits(x->softcap), x->glu, info->tile_s8.m, info->tile_s8.n,
+        info->tile_s8.k,
+    };
+    return vk_kernel(g->vk, KERNEL_matdot + q, spec, ARRAY_LEN(spec), ret, err);
+}
+
 static int make_variant(struct vk_program *g, enum quant_id q, const struct variant *v,
                         const struct extras *x, const struct vk_kernel **ret, struct err *err)
 {
     const struct vk_matvec *mv = g->matvec;
     bool floats = takes_floats(g, q);
+    if (v->split)
+        return floats ? 0 : make_bytes(g, q, v, x, ret, err);
     enum kernel_id id = (mv->int_dot && !floats ? KERNEL_matvec_dot : KERNEL_matvec) + q;
     const uint32_t lanes = mv->team.lanes, spec[] = {
         v->teams * lanes, lanes, v->outs, v->rows, v->depth, floats, float_bits(x->softcap),
@@ -106,6 +130,12 @@ static int make_variants(struct vk_program *g, enum quant_id q, float softcap,
     for (unsigned i = 0; r == 0 && i < t->n_variants; i++)
         r = make_variant(g, q, &t->variant[i], &x, &ret[i], err);
     return r;
+}
+
+// Sums of a workgroup for one row.
+static uint32_t group_outs(const struct variant *v)
+{
+    return v->outs * v->teams;
 }
 
 // Half of a team's sums are of the gate, and none is cut off by a round of matvec.glsl.
@@ -143,7 +173,8 @@ static int make_next(struct vk_program *g, const struct vk_op *o, struct err *er
             .norm_steps = o->next->norm_steps & ~(uint32_t)(NORM_HALVES | NORM_UNIT),
             .norm_width = o->mat[0]->n_out,
         };
-        if (t->lanes > 1 && t->variant[i].rows <= NEXT_ROWS_MAX && 256 % threads == 0)
+        if (t->lanes > 1 && !t->variant[i].split && t->variant[i].rows <= NEXT_ROWS_MAX &&
+            256 % threads == 0)
             r = make_variant(g, vk_mat_quant(o->mat[0]), &t->variant[i], &x, &own->next[i], err);
     }
     return r;
@@ -185,6 +216,41 @@ uint32_t vk_matmul_act_bytes(const struct vk_program *g, const struct vk_op *o)
     return vk_matrix_takes(g, o) ? vk_matrix_act_bytes(n_in) : act_row_bytes(n_in);
 }
 
+bool vk_matmul_has_bytes(const struct vk *vk)
+{
+    const struct vk_info *info = vk_info(vk);
+    const struct vk_tile *t = &info->tile_s8;
+    bool wide_tile = info->subgroup == 32 && t->m == 16 && t->n == 16 && t->k == 32;
+    bool narrow_tile = info->subgroup == 8 && t->m == 8 && t->n == 8 && t->k == 8;
+    return vk_kernel_runs(vk, KERNEL_matdot_last) && (wide_tile || narrow_tile);
+}
+
+static void add_cut(const struct vk_program *g, const struct vk_bytes_cut *c)
+{
+    struct team *t = &g->matvec->team;
+    const struct vk_tile *m = &vk_info(g->vk)->tile_s8;
+    assert(t->n_variants < VARIANTS_MAX);
+    assert(c->rows % m->n == 0 && c->outs / c->split % m->m == 0);
+    t->variant[t->n_variants++] = (struct variant){ c->rows, c->outs, 1, c->depth, c->split };
+}
+
+// Only teams of 32 have the classes of matdot.glsl.
+static void take_cuts(struct vk_program *g, const struct vk_matmul_choice *choice)
+{
+    struct vk_matvec *mv = g->matvec;
+    bool narrow_cuts = vk_info(g->vk)->subgroup == 8;
+    if (!choice->wide || !choice->bytes_from || !vk_matmul_has_bytes(g->vk))
+        return;
+    mv->bytes_from = choice->bytes_from;
+    if (choice->cut.rows)
+        add_cut(g, &choice->cut);
+    else if (narrow_cuts)
+        add_cut(g, &narrow_cut[0]);
+    else
+        for (unsigned i = 0; i < ARRAY_LEN(wide_cut); i++)
+            add_cut(g, &wide_cut[i]);
+}
+
 int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, struct err *err)
 {
     struct vk_matvec *mv = calloc(1, sizeof(*mv));
@@ -195,13 +261,14 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
     if (!mv->own)
         return err_set(err, -ENOMEM, "no memory for a program");
     mv->team = choice->wide ? wide : narrow;
-    for (uint32_t i = 0; i < mv->team.n_variants; i++) {
+    for (uint32_t i = 0; i < mv->team.n_vectors; i++) {
         struct variant *v = &mv->team.variant[i];
         v->outs = choice->outs ? choice->outs : v->outs;
         v->teams = choice->teams ? choice->teams : v->teams;
         v->depth = choice->depth ? choice->depth : v->depth;
     }
     mv->int_dot = choice->int_dot;
+    take_cuts(g, choice);
     int r = vk_inputs_init(g, err);
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++)
         if (vk_multiplies(g->op[i].op))
@@ -217,6 +284,7 @@ int vk_matmul_init(struct vk_program *g, struct err *err)
     const struct vk_matmul_choice choice = {
         .int_dot = vk_kernel_runs(g->vk, KERNEL_matvec_dot + QUANT_q4_0),
         .wide = g->wide_teams || vk_info(g->vk)->subgroup > NARROW_SUBGROUP,
+        .bytes_from = VK_BYTES_FROM,
     };
     return vk_matmul_take(g, &choice, err);
 }
@@ -261,11 +329,13 @@ struct gathering {
     uint32_t           n_uses;
 };
 
-static uint32_t variant_for(const struct vk_program *g, uint32_t rows)
+static uint32_t variant_for(const struct vk_program *g, enum quant_id q, uint32_t rows)
 {
     const struct team *t = &g->matvec->team;
-    uint32_t v = 0;
-    while (v + 1 < t->n_variants && t->variant[v].rows < rows)
+    uint32_t from = g->matvec->bytes_from;
+    bool bytes = from && rows >= from && !takes_floats(g, q);
+    uint32_t v = bytes ? t->n_vectors : 0, end = bytes ? t->n_variants : t->n_vectors;
+    while (v + 1 < end && t->variant[v].rows < rows)
         v++;
     return v;
 }
@@ -280,7 +350,7 @@ static const char *label_of(const struct op *op)
 static void dispatch(struct gathering *x, const struct vk_kernel *kernel,
                      const struct variant *v, uint32_t n)
 {
-    uint32_t per_group = v->outs * v->teams;
+    uint32_t per_group = group_outs(v);
     struct vk_groups groups = { 0, DIV_UP(x->rows.n, v->rows), 1 };
     if (x->o->op->flags & OP_GLU_OUT)
         per_group /= 2;
@@ -294,7 +364,7 @@ static void dispatch(struct gathering *x, const struct vk_kernel *kernel,
 static void flush(struct gathering *x)
 {
     const struct vk_matvec *mv = x->g->matvec;
-    uint32_t v = variant_for(x->g, x->rows.n);
+    uint32_t v = variant_for(x->g, x->quant, x->rows.n);
     bool logits = x->o->op->kind == OP_LOGITS;
     if (x->n > 0)
         dispatch(x, logits ? mv->logits[v] : mv->kernel[x->quant][v], &mv->team.variant[v], x->n);
@@ -349,10 +419,10 @@ static void add_target(struct gathering *x, unsigned k, uint32_t out0, uint32_t 
 }
 
 // Not more outputs at once than there may be workgroups.
-static uint32_t outputs_max(const struct vk_program *g, const struct few_rows *rows)
+static uint32_t outputs_max(const struct vk_program *g, enum quant_id q, uint32_t rows)
 {
-    const struct variant *v = &g->matvec->team.variant[variant_for(g, rows->n)];
-    return GROUPS_MAX / TARGETS * v->outs * v->teams;
+    const struct variant *v = &g->matvec->team.variant[variant_for(g, q, rows)];
+    return GROUPS_MAX / TARGETS * group_outs(v);
 }
 
 // How many outputs from `out` on lie in one part and fit a dispatch.
@@ -363,9 +433,9 @@ static uint32_t outputs_from(const struct vk_mat *m, uint32_t out, uint32_t most
 
 static void record_few(struct gathering *x)
 {
-    uint32_t most = outputs_max(x->g, &x->rows);
     for (unsigned k = 0; k < OP_W_MAX && x->o->mat[k]; k++) {
         const struct vk_mat *m = x->o->mat[k];
+        uint32_t most = outputs_max(x->g, vk_mat_quant(m), x->rows.n);
         for (uint32_t out = 0, n; out < m->n_out; out += n) {
             n = outputs_from(m, out, most);
             add_target(x, k, out, n);
@@ -396,7 +466,8 @@ static void record_glu(struct gathering *x)
     const struct vk_program *g = x->g;
     const struct own_kernels *own = &g->matvec->own[x->o - g->op];
     const struct vk_mat *m = x->o->mat[0];
-    uint32_t i = variant_for(g, x->rows.n), most = outputs_max(g, &x->rows);
+    enum quant_id q = vk_mat_quant(m);
+    uint32_t i = variant_for(g, q, x->rows.n), most = outputs_max(g, q, x->rows.n);
     const struct variant v = glu_variant(g->matvec->team.variant[i]);
     for (uint32_t out = 0, n; out < m->n_out; out += n) {
         n = outputs_from(m, out, most);
@@ -412,7 +483,7 @@ static void record_glu(struct gathering *x)
 static bool makes_next(const struct vk_program *g, const struct vk_op *o, uint32_t n_rows,
                        const struct shape *s)
 {
-    uint32_t i = variant_for(g, n_rows);
+    uint32_t i = variant_for(g, vk_mat_quant(o->mat[0]), n_rows);
     return g->matvec->own[o - g->op].next[i] && n_rows <= g->matvec->team.variant[i].rows &&
            (o->gathered || s->n_prompt == 0) && o->mat[0]->n_parts == 1;
 }
@@ -422,7 +493,7 @@ static void record_next(struct gathering *x)
     const struct vk_program *g = x->g;
     const struct vk_op *next = x->o->next;
     const struct op *op = next->op;
-    uint32_t i = variant_for(g, x->rows.n);
+    uint32_t i = variant_for(g, vk_mat_quant(x->o->mat[0]), x->rows.n);
     const struct op_norm *norm = &op->normed, *added = &op->added;
     start(x, x->o->mat[0]);
     x->push.target[0] = target_of(x, 0, 0, x->o->mat[0]->n_out);

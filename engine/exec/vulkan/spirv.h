@@ -6,8 +6,10 @@
 
 #define KERNEL_SPAN_one 1
 #define KERNEL_SPAN_each QUANT_COUNT
+#define KERNEL_SPAN_ints QUANT_COUNT
 
-// KERNEL_x of shaders/kernels.def; for one that there is for each format, KERNEL_x + QUANT_y.
+// KERNEL_x of shaders/kernels.def; for one that there is for each format, KERNEL_x + QUANT_y. The
+// last format has all of them.
 enum kernel_id {
 #define KERNEL(name, source, formats, needs) \
     KERNEL_##name, KERNEL_##name##_last = KERNEL_##name + KERNEL_SPAN_##formats - 1,

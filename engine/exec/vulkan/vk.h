@@ -36,7 +36,8 @@ struct vk_info {                        // a physical device as people and the c
     bool     f16;                       // 16-bit float arithmetic
     bool     matrix, matrix2;           // KHR and NV cooperative matrices; NV with all its features
     bool     bf16;
-    struct vk_tile tile_f16, tile_bf16; // the largest of a subgroup, with float32 sums
+    struct vk_tile tile_f16, tile_s8, tile_bf16;    // the largest of a subgroup, with float32 and
+                                        // int32 sums
     bool     timestamps;
 };
 

@@ -234,6 +234,8 @@ static int read_tiles(const struct vk_instance *i, struct vk_caps *c, struct err
     for (uint32_t k = 0; k < n; k++) {
         if (multiplies(&p[k], VK_COMPONENT_TYPE_FLOAT16_KHR, VK_COMPONENT_TYPE_FLOAT32_KHR))
             keep_largest(&c->info.tile_f16, &p[k]);
+        if (multiplies(&p[k], VK_COMPONENT_TYPE_SINT8_KHR, VK_COMPONENT_TYPE_SINT32_KHR))
+            keep_largest(&c->info.tile_s8, &p[k]);
 #ifdef VK_KHR_shader_bfloat16
         if (multiplies(&p[k], VK_COMPONENT_TYPE_BFLOAT16_KHR, VK_COMPONENT_TYPE_FLOAT32_KHR))
             keep_largest(&c->info.tile_bf16, &p[k]);
@@ -250,6 +252,8 @@ static int judge_matrices(const struct vk_instance *i, struct vk_caps *c,
         return 0;
     int r = read_tiles(i, c, err);
     c->info.matrix = c->info.f16 && c->info.tile_f16.m > 0;
+    if (!f->v12.shaderInt8)
+        c->info.tile_s8 = (struct vk_tile){0};
 #ifdef VK_NV_cooperative_matrix2
     c->info.matrix2 = c->info.matrix;
 #define ALL(field, text) c->info.matrix2 &= f->field;
