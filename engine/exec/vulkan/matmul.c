@@ -321,6 +321,7 @@ struct gathering {
     struct vk_program *g;
     struct vk_cmd     *c;
     const struct vk_op *o;
+    const struct vk_mem *logits;        // where rows of LOGITS go
     struct few_rows    rows;
     enum quant_id      quant;
     struct matvec_push push;
@@ -389,7 +390,7 @@ static void start(struct gathering *x, const struct vk_mat *m)
 
 static const struct vk_mem *result_of(const struct gathering *x, unsigned k)
 {
-    return x->o->op->kind == OP_LOGITS ? &x->g->logits : &x->g->slot[x->o->op->dst[k]];
+    return x->o->op->kind == OP_LOGITS ? x->logits : &x->g->slot[x->o->op->dst[k]];
 }
 
 // Outputs [out0, out0 + n_out) of matrix k, which lie in one part.
@@ -512,7 +513,8 @@ static void record_next(struct gathering *x)
 void vk_matmul_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                       const struct shape *s)
 {
-    struct gathering x = { .g = g, .c = c, .o = o, .rows = rows_of(g, o, s) };
+    struct gathering x = {
+        .g = g, .c = c, .o = o, .logits = vk_top_rows(g, s), .rows = rows_of(g, o, s) };
     vk_input_record(g, c, o, s);
     if (x.rows.n == 0)
         ;

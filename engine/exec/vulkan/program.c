@@ -53,7 +53,7 @@ static int load(struct vk_program *g, struct err *err)
 {
     static int (*const init[])(struct vk_program *g, struct err *err) = {
         init_ops, init_slots, vk_step_init, vk_weights_init, vk_rows_init, vk_rope_init,
-        vk_matmul_init, vk_kv_init, vk_attn_init,
+        vk_matmul_init, vk_kv_init, vk_attn_init, vk_top_init,
     };
     int r = 0;
     for (unsigned i = 0; r == 0 && i < ARRAY_LEN(init); i++)
@@ -103,6 +103,7 @@ void vulkan_unload(struct program *p)
         return;
     struct vk_program *g = container_of(p, struct vk_program, p);
     vk_step_finish(g);
+    vk_top_finish(g);
     vk_matmul_finish(g);
     vk_weights_finish(g);
     vk_attn_finish(g);

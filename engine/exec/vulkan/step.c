@@ -136,7 +136,8 @@ static struct shape shape_of(const struct vk_program *g, const struct step_head 
 static bool shape_equal(const struct shape *a, const struct shape *b)
 {
     return a->n_decode == b->n_decode && a->n_prompt == b->n_prompt && a->n_out == b->n_out &&
-           a->attn_whole == b->attn_whole && a->attn_slices == b->attn_slices;
+           a->outputs == b->outputs && a->attn_whole == b->attn_whole &&
+           a->attn_slices == b->attn_slices;
 }
 
 static int prepare(struct vk_program *g, struct shape *ret, struct err *err)
@@ -151,6 +152,7 @@ static int prepare(struct vk_program *g, struct shape *ret, struct err *err)
     fill_out_rows(g);
     vk_rope_fill(g);
     *ret = shape_of(g, &head);
+    ret->outputs = vk_top_prepare(g);
     return vk_attn_prepare(g, ret, err);
 }
 
@@ -182,6 +184,7 @@ static int record(struct vk_program *g, struct vk_cmd *c, const struct shape *s,
     g->ready.op = NULL;
     for (uint32_t i = 0; i < g->plan->n_ops; i++)
         record_op(g, c, &g->op[i], s);
+    vk_top_record(g, c, s);
     return vk_cmd_end(c, err);
 }
 
@@ -266,7 +269,7 @@ int vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err)
     assert(g->batch);
     int r = vk_wait(g->vk, g->ticket, timeout_ns, err);
     if (r == 0)
-        g->batch->logits = g->logits.map;
+        vk_top_take(g);
     g->batch = NULL;
     return r;
 }

@@ -190,6 +190,7 @@ const struct executor_ops executor_vulkan = {
     .kv_write = vulkan_kv_write,
     .submit = vulkan_submit,
     .wait = vulkan_wait,
+    .logits_read = vulkan_logits_read,
     .profile = vulkan_profile,
     .slot_read = vulkan_slot_read,
     .slot_write = vulkan_slot_write,

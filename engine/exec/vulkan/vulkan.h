@@ -73,11 +73,20 @@ struct step_mem {
     struct vk_mem table;                // block tables of all sequences, one after the other
 };
 
+// What comes back of rows of logits: all of them, in host memory; or, while they stay on the device
+// (top.h), the best tokens of each; or those and sums. Single rows may want less.
+enum vk_outputs { VK_OUTPUTS_ROWS, VK_OUTPUTS_BEST, VK_OUTPUTS_SUMS };
+
 // What a command buffer is recorded for: counts rounded up, never beyond rows_max and outputs_max,
-// so that few shapes occur. The last two are attention's (attn.h): rows of generated tokens run
+// so that few shapes occur. The attn_* are attention's (attn.h): rows of generated tokens run
 // whole, not in splits; and the number of slices in which rows choose their blocks, 0 where none
 // does.
-struct shape { uint32_t n_decode, n_prompt, n_out; bool attn_whole; uint32_t attn_slices; };
+struct shape {
+    uint32_t n_decode, n_prompt, n_out;
+    enum vk_outputs outputs;
+    bool attn_whole;
+    uint32_t attn_slices;
+};
 
 // ---- RoPE (rope.c) ----------------------------------------------------------------------------
 
@@ -108,6 +117,7 @@ struct vk_kv {
 };
 
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
+struct vk_top;                          // top.c: rows that stay, what is picked out of them
 
 struct vk_program {
     struct program         p;
@@ -132,12 +142,13 @@ struct vk_program {
     const struct vk_kernel *rows_act;   // makes only bytes
     struct vk_matvec *matvec;           // matmul.c: kernels, owned
     struct vk_matrix *matrix;           // matrix.c: kernels, owned; NULL: not used
-    struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST
+    struct vk_mem  logits;              // (outputs_max, n_vocab) float32, VK_HOME_HOST: whole rows
     uint32_t       n_vocab;
     uint32_t       n_tokens;            // rows of the embedding; 0: the plan has none
 
     struct vk_kv    kv;
     struct vk_attn *attn;
+    struct vk_top  *top;                // NULL: there are no logits
     struct step_mem step;
 
     struct batch   *batch;
@@ -226,6 +237,15 @@ int  vk_attn_prepare(struct vk_program *g, struct shape *s, struct err *err);
 void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s);
 void vk_attn_finish(struct vk_program *g);
+// top.c: what is picked out of rows of logits
+int  vk_top_init(struct vk_program *g, struct err *err);
+void vk_top_finish(struct vk_program *g);
+enum vk_outputs vk_top_prepare(struct vk_program *g);   // what the batch wants, into upload memory
+const struct vk_mem *vk_top_rows(const struct vk_program *g, const struct shape *s);    // LOGITS'
+void vk_top_record(struct vk_program *g, struct vk_cmd *c, const struct shape *s);
+void vk_top_take(struct vk_program *g);     // what came back, into the batch
+int  vulkan_logits_read(struct program *p, uint32_t out, uint32_t first, uint32_t n, float *dst,
+                        struct err *err);
 // step.c
 int  vk_step_init(struct vk_program *g, struct err *err);
 void vk_step_finish(struct vk_program *g);
