@@ -59,17 +59,6 @@ struct executor *rig_executor(const struct rig *r)
 
 // ---- a small model by hand --------------------------------------------------------------------
 
-float rig_random(void)
-{
-    static uint32_t seed = 1;
-    float sum = 0;
-    for (int i = 0; i < 4; i++) {
-        seed = seed * 1664525 + 1013904223;
-        sum += (float)(seed >> 8) / 8388608.0f - 1.0f;
-    }
-    return sum * 0.87f;
-}
-
 const struct tensor *rig_tensor(struct rig *r, uint32_t n_in, uint32_t n_out, float scale,
                                 float offset)
 {
@@ -78,7 +67,7 @@ const struct tensor *rig_tensor(struct rig *r, uint32_t n_in, uint32_t n_out, fl
     float *p = malloc(n * sizeof(float));
     REQUIRE(r->n_tensors <= RIG_TENSORS_MAX && p);
     for (size_t i = 0; i < n; i++)
-        p[i] = rig_random() * scale + offset;
+        p[i] = random_float() * scale + offset;
     *t = (struct tensor){
         .name = "test", .quant = &quants[QUANT_f32], .dim = { n_in, n_out, 1, 1 }, .n_dims = 2,
         .data = p, .bytes = n * sizeof(float),
@@ -141,12 +130,6 @@ void rig_open(struct rig *r, uint32_t n_blocks)
 
 // ---- steps ------------------------------------------------------------------------------------
 
-void rig_table(uint32_t *table, uint32_t first, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        table[i] = first + (n % 7 ? i * 7 % n : i);
-}
-
 void rig_step(struct rig *r, struct batch *b)
 {
     struct err err;
@@ -172,7 +155,7 @@ void rig_fill_slot(struct rig *r, struct ref *ref, enum slot s, float scale)
     size_t n = (size_t)ref->n * r->plan.slot_width[s];
     float *x = malloc(n * sizeof(float));
     for (size_t i = 0; i < n; i++)
-        ref->slot[s][i] = x[i] = rig_random() * scale;
+        ref->slot[s][i] = x[i] = random_float() * scale;
     r->x->ops->slot_write(r->g, s, 0, ref->n, x);
     free(x);
 }

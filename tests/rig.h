@@ -6,7 +6,7 @@
 #pragma once
 #include "tests/test.h"
 #include "engine/exec/executor.h"
-#include "tests/ref.h"
+#include "tests/rows.h"
 
 #define RIG_ROWS_MAX 1024
 #define RIG_OPS_MAX 64
@@ -29,15 +29,7 @@ struct rig {
     uint32_t         n_blocks;
 };
 
-#define REQUIRE_BELOW(value, limit) \
-    do { \
-        double v_ = (value), l_ = (limit); \
-        if (!(v_ <= l_)) \
-            TEST_FAIL("%s = %g, more than %g", #value, v_, l_); \
-    } while (0)
-
-bool  rig_is_cpu(void);
-float rig_random(void);                 // about a normal distribution
+bool rig_is_cpu(void);
 
 // A rig with heads and no operations yet.
 void rig_init(struct rig *r, uint32_t heads, uint32_t kv_heads, uint32_t dim);
@@ -52,8 +44,6 @@ void rig_finish(struct rig *r);
 struct executor *rig_executor(const struct rig *r);
 void rig_forget(void);
 
-// Blocks of a sequence in an order that is not theirs.
-void rig_table(uint32_t *table, uint32_t first, uint32_t n);
 void rig_step(struct rig *r, struct batch *b);
 // Rows [0, n) as one sequence at pos0.
 struct batch_seq rig_step_one(struct rig *r, const uint32_t *table, uint32_t n_blocks,

@@ -218,7 +218,7 @@ static void check_row_bits(enum act_kind act)
         many[i] = malloc(n * sizeof(float));
         y[i] = malloc(n * sizeof(float));
         for (size_t k = 0; k < n; k++)
-            x[i][k] = rig_random() * 2.0f;
+            x[i][k] = random_float() * 2.0f;
     }
     run_rows(&r, x, many, 0, MANY);
     run_rows(&r, x, y, 0, MANY);
@@ -255,7 +255,7 @@ TEST(nan_in_a_row)
         for (size_t i = 0; i < ROWS_SLOTS; i++) {
             uint32_t width = r.plan.slot_width[rows_slot[i]];
             for (uint32_t k = 0; k < ROWS * width; k++)
-                x[k] = rig_random();
+                x[k] = random_float();
             x[width + AT] = rows_slot[i] == SLOT_H || rows_slot[i] == SLOT_U ? 1.0f : NAN;
             r.x->ops->slot_write(r.g, rows_slot[i], 0, ROWS, x);
         }
@@ -355,7 +355,7 @@ static void run_model(struct rig *r, const int32_t *token, uint32_t n, const uin
                       uint32_t n_chunks, float *logits, uint32_t *n_logits)
 {
     uint32_t table[16], n_vocab = r->model.cfg.n_vocab;
-    rig_table(table, 0, DIV_UP(n, KV_BLOCK_TOKENS));
+    table_fill(table, 0, DIV_UP(n, KV_BLOCK_TOKENS));
     *n_logits = 0;
     for (uint32_t pos = 0, i = 0, rows; pos < n; pos += rows, i++) {
         rows = MIN(chunk[i % n_chunks], n - pos);
@@ -483,7 +483,7 @@ static void check_batch(const struct shape *s, bool fast)
     uint32_t table[2 * SEQS];
     rig_model(&r, s, layer);
     r.fast = fast;
-    rig_table(table, 0, 2 * SEQS);
+    table_fill(table, 0, 2 * SEQS);
     rig_open(&r, 2 * SEQS);
     for (uint32_t i = 0; i < SEQS; i++) {
         int32_t token[RIG_ROWS_MAX];

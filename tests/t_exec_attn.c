@@ -36,30 +36,6 @@ static void rig_attention(struct rig *r, const struct attn_case *c)
     rig_open(r, 3 * DIV_UP(RIG_ROWS_MAX, KV_BLOCK_TOKENS));
 }
 
-// Floats of a whole sequence, (n, width) each.
-struct rows { uint32_t n; float *q, *k, *v, *a; };
-
-static void rows_init(struct rows *x, const struct rig *r, uint32_t n)
-{
-    const uint32_t *w = r->plan.slot_width;
-    float **p[] = { &x->q, &x->k, &x->v, &x->a };
-    const uint32_t width[] = { w[SLOT_Q], w[SLOT_K], w[SLOT_V], w[SLOT_A] };
-    x->n = n;
-    for (int i = 0; i < 4; i++) {
-        *p[i] = malloc((size_t)n * width[i] * sizeof(float));
-        for (size_t k = 0; k < (size_t)n * width[i]; k++)
-            (*p[i])[k] = rig_random() * (i == 0 ? 2.0f : 1.0f);
-    }
-}
-
-static void rows_finish(struct rows *x)
-{
-    free(x->q);
-    free(x->k);
-    free(x->v);
-    free(x->a);
-}
-
 static void rows_put(struct rig *r, const struct rows *x, uint32_t pos, uint32_t n, uint32_t row)
 {
     const uint32_t *w = r->plan.slot_width;
@@ -75,7 +51,7 @@ static struct batch_seq run_chunks(struct rig *r, struct rows *x, const uint32_t
 {
     uint32_t table[RIG_ROWS_MAX / KV_BLOCK_TOKENS], n_blocks = DIV_UP(x->n, KV_BLOCK_TOKENS);
     struct batch_seq sum = {0};
-    rig_table(table, first_block, n_blocks);
+    table_fill(table, first_block, n_blocks);
     for (uint32_t pos = 0, i = 0, n; pos < x->n; pos += n, i++) {
         n = MIN(chunk[i % n_chunks], x->n - pos);
         rows_put(r, x, pos, n, 0);
@@ -87,11 +63,6 @@ static struct batch_seq run_chunks(struct rig *r, struct rows *x, const uint32_t
     return sum;
 }
 
-static size_t rows_bytes(const struct rig *r, const struct rows *x)
-{
-    return (size_t)x->n * r->plan.slot_width[SLOT_A] * sizeof(float);
-}
-
 static void ref_attention(const struct rig *r, const struct attn_case *c, const struct rows *x,
                           struct ref *ref)
 {
@@ -99,13 +70,7 @@ static void ref_attention(const struct rig *r, const struct attn_case *c, const 
     ref->k_type = c->k_type;
     ref->v_type = c->v_type;
     ref->attn = c->attn;
-    const uint32_t *w = r->plan.slot_width;
-    for (size_t i = 0; i < (size_t)x->n * w[SLOT_Q]; i++)
-        ref->slot[SLOT_Q][i] = x->q[i];
-    for (size_t i = 0; i < (size_t)x->n * w[SLOT_K]; i++) {
-        ref->slot[SLOT_K][i] = x->k[i];
-        ref->slot[SLOT_V][i] = x->v[i];
-    }
+    rows_to_ref(x, ref);
     ref_run(ref);
 }
 
@@ -129,26 +94,26 @@ static void check_attention(const struct attn_case *c)
     struct rows x;
     struct ref ref;
     rig_attention(&r, c);
-    rows_init(&x, &r, c->n);
+    rows_init(&x, &r.plan, c->n);
     struct batch_seq counts = run_chunks(&r, &x, whole, 1, 0, c->attn);
     ref_attention(&r, c, &x, &ref);
     REQUIRE_BELOW(ref_error(x.a, ref.slot[SLOT_A], (size_t)x.n * r.plan.slot_width[SLOT_A]), 2e-6);
     REQUIRE_INT(counts.blocks_read, ref.blocks_read);
     REQUIRE_INT(counts.blocks_held, ref.blocks_held);
-    float *first = malloc(rows_bytes(&r, &x));
-    memcpy(first, x.a, rows_bytes(&r, &x));
+    float *first = malloc(rows_bytes(&x));
+    memcpy(first, x.a, rows_bytes(&x));
     counts = run_chunks(&r, &x, single, single_rows(c->n, single), 20, c->attn);
-    REQUIRE(memcmp(first, x.a, rows_bytes(&r, &x)) == 0);
+    REQUIRE(memcmp(first, x.a, rows_bytes(&x)) == 0);
     REQUIRE_INT(counts.blocks_read, ref.blocks_read);
     run_chunks(&r, &x, odd, ARRAY_LEN(odd), 7, c->attn);
-    REQUIRE(memcmp(first, x.a, rows_bytes(&r, &x)) == 0);
+    REQUIRE(memcmp(first, x.a, rows_bytes(&x)) == 0);
     for (uint32_t threads = 1; rig_is_cpu() && threads <= 3; threads += 2) {
         rig_close(&r);
         r.threads = threads;
         rig_open(&r, r.n_blocks);
         run_chunks(&r, &x, threads == 1 ? whole : odd, threads == 1 ? 1 : ARRAY_LEN(odd), 0,
                    c->attn);
-        REQUIRE(memcmp(first, x.a, rows_bytes(&r, &x)) == 0);
+        REQUIRE(memcmp(first, x.a, rows_bytes(&x)) == 0);
     }
     free(first);
     ref_finish(&ref);
@@ -203,7 +168,7 @@ static void check_nan(enum kv_type type, bool in_value)
     struct rig r;
     struct rows x;
     rig_attention(&r, &c);
-    rows_init(&x, &r, c.n);
+    rows_init(&x, &r.plan, c.n);
     (in_value ? x.v : x.k)[at * c.dim + 5] = NAN;
     run_chunks(&r, &x, whole, 1, 0, c.attn);
     for (uint32_t i = 0; i < c.n; i++) {
@@ -262,15 +227,15 @@ TEST(topk_with_the_whole_budget_is_dense)
     struct rig r;
     struct rows x;
     rig_attention(&r, &c);
-    rows_init(&x, &r, 700);
+    rows_init(&x, &r.plan, 700);
     run_chunks(&r, &x, chunks, 3, 0, attn_policy_dense());
-    float *dense = malloc(rows_bytes(&r, &x));
-    memcpy(dense, x.a, rows_bytes(&r, &x));
+    float *dense = malloc(rows_bytes(&x));
+    memcpy(dense, x.a, rows_bytes(&x));
     struct attn_policy all = { SELECT_topk, 700, 0, 64 }, less = { SELECT_topk, 640, 0, 64 };
     run_chunks(&r, &x, chunks, 3, 0, all);
-    REQUIRE(memcmp(dense, x.a, rows_bytes(&r, &x)) == 0);
+    REQUIRE(memcmp(dense, x.a, rows_bytes(&x)) == 0);
     run_chunks(&r, &x, chunks, 3, 0, less);
-    REQUIRE(memcmp(dense, x.a, rows_bytes(&r, &x)) != 0);
+    REQUIRE(memcmp(dense, x.a, rows_bytes(&x)) != 0);
     // The rows that fit even the smaller budget are dense too.
     size_t fit = 640 * r.plan.slot_width[SLOT_A] * sizeof(float);
     REQUIRE(memcmp(dense, x.a, fit) == 0);
@@ -298,8 +263,8 @@ TEST(alone_or_in_a_batch)
     uint32_t width = r.plan.slot_width[SLOT_A];
     for (uint32_t i = 0, first = 0; i < SEQS; first += DIV_UP(x[i].n, KV_BLOCK_TOKENS), i++) {
         uint32_t n_blocks = DIV_UP(s[i].before + s[i].now, KV_BLOCK_TOKENS);
-        rows_init(&x[i], &r, s[i].before + s[i].now);
-        rig_table(table[i], first, n_blocks);
+        rows_init(&x[i], &r.plan, s[i].before + s[i].now);
+        table_fill(table[i], first, n_blocks);
         if (s[i].before) {
             rows_put(&r, &x[i], 0, s[i].before, 0);
             rig_step_one(&r, table[i], n_blocks, 0, s[i].before, s[i].attn);
@@ -358,12 +323,12 @@ TEST(digests_and_blocks_do_not_depend_on_chunks)
         struct rows x;
         struct ref ref;
         rig_attention(&r, &c);
-        rows_init(&x, &r, 200);
+        rows_init(&x, &r.plan, 200);
         uint32_t table[4];
         run_chunks(&r, &x, whole, 1, 0, attn_policy_dense());
         run_chunks(&r, &x, odd, 4, 4, attn_policy_dense());
         ref_attention(&r, &c, &x, &ref);
-        rig_table(table, 0, 4);
+        table_fill(table, 0, 4);
         uint8_t *a = malloc(r.layout.block_bytes), *b = malloc(r.layout.block_bytes);
         for (uint32_t i = 0; i < 4; i++) {
             r.x->ops->kv_read(r.g, table[i], a);
@@ -389,7 +354,7 @@ TEST(blocks_copied_and_moved)
     uint32_t own[2] = { 0, 1 }, other[2] = { 2, 3 };
     float want[128], got[128];
     rig_attention(&r, &c);
-    rows_init(&x, &r, 100);
+    rows_init(&x, &r.plan, 100);
     rows_put(&r, &x, 0, 99, 0);
     rig_step_one(&r, own, 2, 0, 99, attn_policy_dense());
     r.x->ops->kv_copy(r.g, 2, 0);
@@ -418,7 +383,7 @@ TEST(stale_blocks_do_not_leak)
         uint32_t fresh[2] = { 0, 1 }, stale[2] = { 2, 3 };
         float want[70 * 128], got[70 * 128];
         rig_attention(&r, &c);
-        rows_init(&x, &r, 70);
+        rows_init(&x, &r.plan, 70);
         uint8_t *garbage = malloc(r.layout.block_bytes);
         memset(garbage, 0xff, r.layout.block_bytes);
         r.x->ops->kv_write(r.g, 2, garbage);

@@ -7,39 +7,12 @@
 #include "base/base.h"
 #include "base/clock.h"
 #include "engine/exec/vulkan/vk_int.h"
+#include "tests/vk_device.h"
 
 TEST_MAIN
 
 #define WAIT_NS (20 * NS_PER_S)
 #define GROUP 64
-
-// One device for most cases.
-static struct vk *vk;
-
-static void close_device(void)
-{
-    vk_close(vk);
-}
-
-static void need_device(void)
-{
-    struct err err;
-    struct vk_info *info;
-    uint32_t n;
-    if (vk)
-        return;
-    REQUIRE_OK(vk_list(&info, &n, &err), err);
-    bool is_usable = false;
-    for (uint32_t i = 0; i < n; i++)
-        is_usable |= info[i].missing[0] == '\0';
-    free(info);
-    if (!is_usable)
-        SKIP("no usable Vulkan device");
-    // The best real device, else whatever there is.
-    if (vk_open(&vk, NULL, &err))
-        REQUIRE_OK(vk_open(&vk, "llvmpipe", &err), err);
-    atexit(close_device);
-}
 
 // ---- choice -----------------------------------------------------------------------------------
 

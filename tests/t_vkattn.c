@@ -7,7 +7,8 @@
 #include "base/base.h"
 #include "base/clock.h"
 #include "engine/exec/vulkan/attn.h"
-#include "tests/ref.h"
+#include "tests/rows.h"
+#include "tests/vk_device.h"
 
 TEST_MAIN
 
@@ -30,41 +31,13 @@ struct rig {
     uint32_t      dropped;
 };
 
-static struct vk *vk;
 static struct rig *current;
-
-static void close_device(void)
-{
-    vk_close(vk);
-}
-
-static void need_device(void)
-{
-    struct err err;
-    if (vk)
-        return;
-    if (vk_open(&vk, NULL, &err) && vk_open(&vk, "llvmpipe", &err))
-        SKIP("no usable Vulkan device");
-    atexit(close_device);
-}
 
 // step.c keeps recorded command buffers; here every step is recorded anew.
 void vk_recorded_drop(struct vk_program *g)
 {
     REQUIRE(g == &current->g);
     current->dropped++;
-}
-
-static uint32_t seed = 1;
-
-static float random_float(void)
-{
-    float sum = 0;                      // about a normal distribution
-    for (int i = 0; i < 4; i++) {
-        seed = seed * 1664525 + 1013904223;
-        sum += (float)(seed >> 8) / 8388608.0f - 1.0f;
-    }
-    return sum * 0.87f;
 }
 
 struct shape_case {
@@ -204,30 +177,6 @@ static struct shape step(struct rig *r, struct batch *b, unsigned what)
 
 // ---- sequences --------------------------------------------------------------------------------
 
-// Floats of a whole sequence, (n, width) each.
-struct rows { uint32_t n; float *q, *k, *v, *a; };
-
-static void rows_init(struct rows *x, const struct rig *r, uint32_t n)
-{
-    const uint32_t *w = r->plan.slot_width;
-    float **p[] = { &x->q, &x->k, &x->v, &x->a };
-    const uint32_t width[] = { w[SLOT_Q], w[SLOT_K], w[SLOT_V], w[SLOT_A] };
-    x->n = n;
-    for (int i = 0; i < 4; i++) {
-        *p[i] = malloc((size_t)n * width[i] * sizeof(float));
-        for (size_t k = 0; k < (size_t)n * width[i]; k++)
-            (*p[i])[k] = random_float() * (i == 0 ? 2.0f : 1.0f);
-    }
-}
-
-static void rows_finish(struct rows *x)
-{
-    free(x->q);
-    free(x->k);
-    free(x->v);
-    free(x->a);
-}
-
 static void rows_put(struct rig *r, const struct rows *x, uint32_t pos, uint32_t n, uint32_t row)
 {
     const uint32_t *w = r->plan.slot_width;
@@ -236,24 +185,12 @@ static void rows_put(struct rig *r, const struct rows *x, uint32_t pos, uint32_t
     slot_write(r, SLOT_V, row, n, x->v + (size_t)pos * w[SLOT_V]);
 }
 
-static size_t rows_bytes(const struct rig *r, const struct rows *x)
-{
-    return (size_t)x->n * r->plan.slot_width[SLOT_A] * sizeof(float);
-}
-
-// Blocks of a sequence in an order that is not theirs.
-static void make_table(uint32_t *table, uint32_t first, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        table[i] = first + (n % 7 ? i * 7 % n : i);
-}
-
 // The sequence in chunks of the given sizes, cyclically; outputs from row `first` on into x->a.
 static void run_chunks(struct rig *r, struct rows *x, const uint32_t *chunk, uint32_t n_chunks,
                        uint32_t first_block, struct attn_policy attn, uint32_t first, bool decode)
 {
     uint32_t table[BLOCKS], n_blocks = DIV_UP(x->n, KV_BLOCK_TOKENS);
-    make_table(table, first_block, n_blocks);
+    table_fill(table, first_block, n_blocks);
     for (uint32_t pos = 0, i = 0, n; pos < x->n; pos += n, i++) {
         n = MIN(chunk[i % n_chunks], x->n - pos);
         if (pos < first)
@@ -275,30 +212,17 @@ static double error_of(const struct rig *r, const struct shape_case *c, const st
                        struct attn_policy attn, uint32_t first)
 {
     struct ref ref;
-    const uint32_t *w = r->plan.slot_width;
     ref_init(&ref, &r->model, &r->plan, x->n);
     ref.k_type = c->k_type;
     ref.v_type = c->v_type;
     ref.attn = attn;
-    for (size_t i = 0; i < (size_t)x->n * w[SLOT_Q]; i++)
-        ref.slot[SLOT_Q][i] = x->q[i];
-    for (size_t i = 0; i < (size_t)x->n * w[SLOT_K]; i++) {
-        ref.slot[SLOT_K][i] = x->k[i];
-        ref.slot[SLOT_V][i] = x->v[i];
-    }
+    rows_to_ref(x, &ref);
     ref_run(&ref);
-    size_t at = (size_t)first * w[SLOT_A];
-    double e = ref_error(x->a + at, ref.slot[SLOT_A] + at, (size_t)(x->n - first) * w[SLOT_A]);
+    size_t at = (size_t)first * x->width;
+    double e = ref_error(x->a + at, ref.slot[SLOT_A] + at, (size_t)(x->n - first) * x->width);
     ref_finish(&ref);
     return e;
 }
-
-#define REQUIRE_BELOW(value, limit) \
-    do { \
-        double v_ = (value), l_ = (limit); \
-        if (!(v_ <= l_)) \
-            TEST_FAIL("%s = %g, more than %g", #value, v_, l_); \
-    } while (0)
 
 // The rows from `first` on have the same bits however they came about, near those of the oracle:
 // cut into chunks, and generated ones in splits or whole.
@@ -332,13 +256,13 @@ static void check_matrices(const struct shape_case *c, uint32_t n, struct attn_p
     rig_open(&r, c);
     r.g.exact = false;
     REQUIRE_OK(attn_make_readers(&r.g, vk_info(vk)->subgroup > 8, &err), err);
-    rows_init(&x, &r, n);
+    rows_init(&x, &r.plan, n);
     run_chunks(&r, &x, whole, 1, 0, attn, 0, false);
     REQUIRE_BELOW(error_of(&r, c, &x, attn, 0), 2e-3);
-    float *want = malloc(rows_bytes(&r, &x));
-    memcpy(want, x.a, rows_bytes(&r, &x));
+    float *want = malloc(rows_bytes(&x));
+    memcpy(want, x.a, rows_bytes(&x));
     run_chunks(&r, &x, odd, ARRAY_LEN(odd), 7, attn, 0, false);
-    REQUIRE(memcmp(want, x.a, rows_bytes(&r, &x)) == 0);
+    REQUIRE(memcmp(want, x.a, rows_bytes(&x)) == 0);
     free(want);
     rows_finish(&x);
     rig_close(&r);
@@ -366,7 +290,7 @@ static void check(const struct shape_case *c, uint32_t n, uint32_t first, struct
     struct rows x;
     struct err err;
     rig_open(&r, c);
-    rows_init(&x, &r, n);
+    rows_init(&x, &r.plan, n);
     REQUIRE_OK(attn_make_readers(&r.g, is_wide, &err), err);
     check_rows(&r, c, &x, first, attn, true);
     check_rows(&r, c, &x, first, attn, false);
@@ -420,8 +344,8 @@ TEST(generated_rows_alone_or_among_64)
     uint32_t table[9];
     struct batch_seq seq[SEQS];
     rig_open(&r, &c);
-    rows_init(&x, &r, DEPTH);
-    make_table(table, 0, 9);
+    rows_init(&x, &r.plan, DEPTH);
+    table_fill(table, 0, 9);
     struct batch_seq all = { .block = table, .n_blocks = 9, .n_rows = DEPTH };
     struct batch b = { .n_rows = DEPTH, .n_seqs = 1, .seq = &all };
     rows_put(&r, &x, 0, DEPTH, 0);
@@ -466,12 +390,12 @@ TEST(choice_among_very_many_blocks)
     struct rig r;
     struct rows x;
     rig_open(&r, &c);
-    rows_init(&x, &r, 8 * KV_BLOCK_TOKENS);
+    rows_init(&x, &r.plan, 8 * KV_BLOCK_TOKENS);
     // Few blocks, taken again and again: very many ties.
     uint32_t *table = malloc(HELD * sizeof(uint32_t)), own[8];
     for (uint32_t i = 0; i < HELD; i++)
         table[i] = (i * 2654435761u >> 16) % 8;
-    make_table(own, 0, 8);
+    table_fill(own, 0, 8);
     struct batch_seq seq = { .block = own, .n_blocks = 8, .n_rows = x.n };
     struct batch b = { .n_rows = x.n, .n_seqs = 1, .seq = &seq };
     rows_put(&r, &x, 0, x.n, 0);
@@ -535,14 +459,14 @@ TEST(slices)
     struct rig r;
     struct rows x;
     rig_open(&r, &c);
-    rows_init(&x, &r, 400);
+    rows_init(&x, &r.plan, 400);
     run_chunks(&r, &x, whole, 1, 0, attn, 0, false);
-    float *first = malloc(rows_bytes(&r, &x));
-    memcpy(first, x.a, rows_bytes(&r, &x));
+    float *first = malloc(rows_bytes(&x));
+    memcpy(first, x.a, rows_bytes(&x));
     r.g.attn->score_bytes_max = 40 * 16;                // of one row at a time, or few
     run_chunks(&r, &x, whole, 1, 0, attn, 0, false);
     REQUIRE(r.g.attn->slice.bytes >= 16 * sizeof(struct attn_slice));
-    REQUIRE(memcmp(first, x.a, rows_bytes(&r, &x)) == 0);
+    REQUIRE(memcmp(first, x.a, rows_bytes(&x)) == 0);
     free(first);
     rows_finish(&x);
     rig_close(&r);
@@ -559,7 +483,7 @@ TEST(pages_may_lie_anywhere)
     struct rig r;
     struct rows x;
     rig_open(&r, &c);
-    rows_init(&x, &r, 200);
+    rows_init(&x, &r.plan, 200);
     run_chunks(&r, &x, whole, 1, 0, attn_policy_dense(), 199, true);
     uint32_t width = r.plan.slot_width[SLOT_A];
     float want[256], got[256];
@@ -568,7 +492,7 @@ TEST(pages_may_lie_anywhere)
     // Its second block through the host into pinned memory, and the old page overwritten.
     struct vk_mem elsewhere;
     uint32_t table[4], block;
-    make_table(table, 0, 4);
+    table_fill(table, 0, 4);
     block = table[1];
     uint8_t *bytes = malloc(r.layout.block_bytes);
     alloc(VK_HOME_HOST, r.layout.block_bytes, &elsewhere);
@@ -606,9 +530,9 @@ TEST(rows_not_yet_written_are_zeros)
         struct rows x;
         uint32_t table[2];
         rig_open(&r, &c);
-        rows_init(&x, &r, 70);
+        rows_init(&x, &r.plan, 70);
         uint8_t *block = malloc(r.layout.block_bytes);
-        make_table(table, 0, 2);
+        table_fill(table, 0, 2);
         memset(block, 0xff, r.layout.block_bytes);
         vulkan_kv_write(&r.g.p, table[1], block);
         run_chunks(&r, &x, odd, 2, 0, attn_policy_dense(), x.n, false);

@@ -8,6 +8,7 @@
 #include "engine/exec/vulkan/matmul.h"
 #include "engine/exec/vulkan/weights.h"
 #include "tests/blocks.h"
+#include "tests/vk_device.h"
 
 TEST_MAIN
 
@@ -28,26 +29,10 @@ struct rig {
     struct vk_cmd *cmd;
 };
 
-static struct vk *vk;
 static bool matrices;                   // products on matrix units
 static bool bytes;                      // with wide teams, on matrices of bytes from one row on
 static const struct vk_bytes_cut usual_cut;
 static enum slot result[] = { SLOT_Q, SLOT_K, SLOT_V };
-
-static void close_device(void)
-{
-    vk_close(vk);
-}
-
-static void need_device(void)
-{
-    struct err err;
-    if (vk)
-        return;
-    if (vk_open(&vk, NULL, &err) && vk_open(&vk, "llvmpipe", &err))
-        SKIP("no usable Vulkan device");
-    atexit(close_device);
-}
 
 static struct tensor random_tensor(const struct quant *q, uint32_t n_in, uint32_t n_out)
 {

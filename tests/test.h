@@ -84,6 +84,13 @@ static inline int test_main(int argc, char **argv)
             TEST_FAIL("%s = \"%s\", not \"%s\"", #a, a_, b_); \
     } while (0)
 
+#define REQUIRE_BELOW(value, limit) \
+    do { \
+        double v_ = (value), l_ = (limit); \
+        if (!(v_ <= l_)) \
+            TEST_FAIL("%s = %g, more than %g", #value, v_, l_); \
+    } while (0)
+
 // A call that must succeed; e is its struct err.
 #define REQUIRE_OK(call, e) \
     do { \
