@@ -2,7 +2,7 @@
 # Adds up meson's test logs: the tests that failed by name, then "N passed, N failed, N skipped".
 # Status 1 if a test failed or there was none.
 #
-# usage: tests/tally.py BUILD_FOLDER...
+# usage: tests/tally.py LOG...              (BUILD_FOLDER/meson-logs/*.json)
 import json
 import sys
 from pathlib import Path
@@ -13,11 +13,11 @@ SKIPPED = ('SKIP',)
 
 def main():
     passed = failed = skipped = 0
-    for folder in map(Path, sys.argv[1:]):
-        log = folder / 'meson-logs' / 'testlog.json'
+    for log in map(Path, sys.argv[1:]):
+        folder = log.parent.parent
         results = [json.loads(line) for line in log.open()] if log.exists() else []
         if not results:
-            print(f'FAILED {folder.name}: no test ran')
+            print(f'FAILED {folder.name}: no test ran ({log.name})')
             failed += 1
         for test in results:
             passed += test['result'] in PASSED
@@ -31,4 +31,5 @@ def main():
     sys.exit(failed != 0 or passed == 0)
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -35,6 +35,17 @@ install_packages() {
         "${missing[@]}" </dev/null >/dev/null || die "apt-get could not install: ${missing[*]}"
 }
 
+# A newer GLSL compiler and software Vulkan device than the system's, once fetch_vulkan_tools has
+# brought them; vulkan_options are of a build that may use them, and name the system's otherwise.
+vulkan_tools=${XDG_CACHE_HOME:-$HOME/.cache}/godwit/vulkan-tools
+vulkan_options=(-Dglslang=glslangValidator -Dvulkan_include=)
+
+fetch_vulkan_tools() {
+    tools/vulkan_toolchain "$vulkan_tools" || return
+    vulkan_options=("-Dglslang=$vulkan_tools/bin/glslangValidator"
+                    "-Dvulkan_include=$vulkan_tools/include")
+}
+
 # setup_build FOLDER OPTION...: makes a build folder, or gives an old one these options.
 setup_build() {
     local folder=$1 log
