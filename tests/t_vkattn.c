@@ -12,7 +12,7 @@
 
 TEST_MAIN
 
-#define WAIT_NS (60 * NS_PER_S)
+#define WAIT_NS (300 * NS_PER_S)        // some devices compile in a kernel's first step
 #define ROWS_MAX 1024
 #define TABLE_MAX 40000
 #define BLOCKS 40
@@ -40,6 +40,8 @@ void vk_recorded_drop(struct vk_program *g)
     current->dropped++;
 }
 
+// Devices compile kernels anew for each head_dim, KV type and number of query heads of a KV head:
+// cases share those where it does not matter.
 struct shape_case {
     uint32_t heads, kv_heads, dim, window;
     float    softcap;
@@ -310,7 +312,7 @@ TEST(shapes)
         { .heads = 5, .kv_heads = 1, .dim = 512, .k_type = KV_F32, .v_type = KV_F32 },
         { .heads = 2, .kv_heads = 1, .dim = 20, .softcap = 5.0f },
     };
-    for (size_t i = 0; i < ARRAY_LEN(shape); i++)
+    for (size_t i = TEST_SANITIZED; i < ARRAY_LEN(shape); i += TEST_SANITIZED ? 3 : 1)
         check(&shape[i], 266 + (uint32_t)i, 240, attn_policy_dense(), i % 2);
 }
 
@@ -324,7 +326,8 @@ TEST(windows_and_sinks)
 
 TEST(topk)
 {
-    struct shape_case c = { .heads = 7, .kv_heads = 1, .dim = 32, .k_type = KV_F16 };
+    struct shape_case c = {
+        .heads = TEST_SANITIZED ? 3 : 7, .kv_heads = 1, .dim = 32, .k_type = KV_F16 };
     check(&c, 520, 490, (struct attn_policy){ SELECT_topk, 320, 0, 100 }, true);
 }
 
@@ -386,7 +389,8 @@ TEST(generated_rows_alone_or_among_64)
 TEST(choice_among_very_many_blocks)
 {
     enum { HELD = 34000, DIM = 32 };
-    struct shape_case c = { .heads = 3, .kv_heads = 1, .dim = DIM, .n_blocks = 8 };
+    struct shape_case c = {
+        .heads = 3, .kv_heads = 1, .dim = DIM, .k_type = KV_F16, .n_blocks = 8 };
     struct rig r;
     struct rows x;
     rig_open(&r, &c);
@@ -453,7 +457,7 @@ TEST(choice_among_very_many_blocks)
 // Rows that choose are taken in as many slices as their scores need.
 TEST(slices)
 {
-    struct shape_case c = { .heads = 2, .kv_heads = 1, .dim = 32 };
+    struct shape_case c = { .heads = 3, .kv_heads = 1, .dim = 32, .k_type = KV_F16 };
     struct attn_policy attn = { SELECT_topk, 256, 0, 64 };
     static const uint32_t whole[] = { ROWS_MAX };
     struct rig r;

@@ -68,6 +68,21 @@ static inline int test_main(int argc, char **argv)
         longjmp(test_out, TEST_FAILED); \
     } while (0)
 
+// Whether this build is instrumented: then compilers inside drivers are several times slower, and
+// cases that only differ in what they let them compile are fewer.
+#ifdef __has_feature
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define TEST_SANITIZED true
+#endif
+#endif
+#ifndef TEST_SANITIZED
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define TEST_SANITIZED true
+#else
+#define TEST_SANITIZED false
+#endif
+#endif
+
 #define REQUIRE(x) do { if (!(x)) TEST_FAIL("REQUIRE(%s)", #x); } while (0)
 
 #define REQUIRE_INT(a, b) \
