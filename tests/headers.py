@@ -28,4 +28,5 @@ def main():
     sys.exit(failed != 0 or not headers)
 
 
-main()
+if __name__ == '__main__':
+    main()

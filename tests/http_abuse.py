@@ -620,4 +620,5 @@ def main():
     case.finish()
 
 
-main()
+if __name__ == '__main__':
+    main()

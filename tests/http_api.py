@@ -574,4 +574,5 @@ def main():
     case.finish()
 
 
-main()
+if __name__ == '__main__':
+    main()

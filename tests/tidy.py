@@ -274,4 +274,5 @@ def main():
     sys.exit(report.count != 0)
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -49,4 +49,5 @@ def main():
     sys.exit(1 if 1 in results else 0 if 0 in results else SKIPPED)
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -140,4 +140,5 @@ def main():
     args.out.write_text(PAGE.format(golden=golden, perplexity=perplexity).rstrip('\n') + '\n')
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -389,4 +389,5 @@ def main():
     print(page)
 
 
-main()
+if __name__ == '__main__':
+    main()

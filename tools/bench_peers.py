@@ -155,4 +155,5 @@ def main():
                                     rounds=args.rounds, tables=tables.rstrip('\n') + '\n'))
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -143,4 +143,5 @@ def main():
     os._exit(0)                 # their destructors at exit are not ours to debug
 
 
-main()
+if __name__ == '__main__':
+    main()

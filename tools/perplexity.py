@@ -61,4 +61,5 @@ def main():
     print(json.dumps({'ppl': float(np.exp(total / scored)), 'tokens': scored}))
 
 
-main()
+if __name__ == '__main__':
+    main()

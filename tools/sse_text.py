@@ -22,4 +22,5 @@ def main():
     sys.exit('\nthe stream ended without [DONE]')
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -43,4 +43,5 @@ def main():
         write(folder / f"{kind.name.lower()}.gguf", kind, rng, 64 if i % 2 else 32)
 
 
-main()
+if __name__ == '__main__':
+    main()

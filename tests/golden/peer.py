@@ -60,4 +60,5 @@ def main():
             llm.close()
 
 
-main()
+if __name__ == '__main__':
+    main()

@@ -61,4 +61,5 @@ def main():
     print(f"{path.name}: {len(out)} bytes")
 
 
-main()
+if __name__ == '__main__':
+    main()
