@@ -46,6 +46,15 @@ fetch_vulkan_tools() {
                     "-Dvulkan_include=$vulkan_tools/include")
 }
 
+# Whether the system's GLSL compiler knows what the kernels for GPUs need.
+has_gpu_compiler() {
+    local feature
+    for feature in int_dot matrix; do
+        glslangValidator --quiet -V --target-env vulkan1.3 -o /dev/null \
+            "shaders/feature/$feature.comp" >/dev/null || return
+    done
+}
+
 # setup_build FOLDER OPTION...: makes a build folder, or gives an old one these options.
 setup_build() {
     local folder=$1 log
