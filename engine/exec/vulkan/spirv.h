@@ -14,6 +14,7 @@ enum kernel_id {
 #define KERNEL(name, source, formats, needs) \
     KERNEL_##name, KERNEL_##name##_last = KERNEL_##name + KERNEL_SPAN_##formats - 1,
 #include "shaders/kernels.def"
+#include "shaders/test_kernels.def"
 #undef KERNEL
     KERNEL_COUNT
 };

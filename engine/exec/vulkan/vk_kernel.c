@@ -50,6 +50,7 @@ static enum vk_need need_of(enum kernel_id id)
     if (id >= KERNEL_##name && id <= KERNEL_##name##_last) \
         return VK_NEED_##needs;
 #include "shaders/kernels.def"
+#include "shaders/test_kernels.def"
 #undef KERNEL
     return VK_NEED_plain;
 }
