@@ -39,6 +39,7 @@ layout(push_constant) uniform Push {
     Words table, list;
     Words2 tile;            // (tiles) first row, number of rows
     Addresses page;         // (blocks) of the layer
+    Shorts used;            // (blocks) of the layer, or nowhere
     uint q_stride, dst_stride;
     float scale, softcap;
 };
@@ -265,17 +266,21 @@ void main()
     [[unroll]] for (uint n = 0; n < O_TILES; n++)
         o_tile[n] = Sums(0.0);
     uint table0 = row.v[rows.x].table, k_bytes = kv_slice_bytes(K_TYPE, DIM);
-    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM);
+    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM), held = 0;
+    bool chooses = view.v[rows.x].list != NO_LIST;
     uint64_t slice = 0;
     uint block = lowest_block();
     if (block != NONE) {
-        slice = page.v[table.v[table0 + block]] + kv_head * head_bytes;
+        held = table.v[table0 + block];
+        slice = page.v[held] + kv_head * head_bytes;
         fetch(slice, K_TYPE);
     }
     while (block != NONE) {
         bool reads = query.entry == block;
         if (reads)
             advance(kv_head);
+        if (gl_LocalInvocationIndex == 0 && chooses)
+            mark_used(used, held);
         stage(K_TYPE);
         fetch(slice + k_bytes, V_TYPE);
         multiply_keys();
@@ -284,7 +289,8 @@ void main()
         block = lowest_block();
         stage(V_TYPE);
         if (block != NONE) {
-            slice = page.v[table.v[table0 + block]] + kv_head * head_bytes;
+            held = table.v[table0 + block];
+            slice = page.v[held] + kv_head * head_bytes;
             fetch(slice, K_TYPE);
         }
         multiply_values();

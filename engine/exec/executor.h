@@ -99,6 +99,14 @@ struct batch {
     const struct out_top *top;          // (n_out)
 };
 
+struct kv_homes {                       // where KV pages (one layer's part of a block) lie
+    uint64_t page_bytes;
+    uint64_t device_pages, host_pages;  // there are
+    uint64_t device_reads, host_reads;  // pages that steps read, once a step; counted only where
+                                        // some are the host's
+    uint64_t moved_in, moved_out;       // pages copied to the device, to the host
+};
+
 struct executor_ops {
     const char *name;                   // "cpu", "null"
     int  (*open)(struct executor **ret, const struct executor_params *p, struct err *err);
@@ -117,12 +125,18 @@ struct executor_ops {
     // Bytes of the device's own memory that kv_alloc() may take and still leave room for steps.
     // NULL or 0: it takes the machine's.
     uint64_t (*kv_room)(struct program *g);
+    // Bytes of KV pages that may lie in the device's own memory: kv_alloc() puts the others into
+    // pinned host memory, where attention reads them in place with the very same results. Called
+    // before kv_alloc(), if at all. NULL: the machine's memory is all there is.
+    void (*kv_limit)(struct program *g, uint64_t device_bytes);
     // The block pool: allocates n_blocks blocks and fills in the layout. Once per program.
     int  (*kv_alloc)(struct program *g, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
     void (*kv_copy)(struct program *g, uint32_t dst_block, uint32_t src_block);
     // A whole block to or from host memory (layout.block_bytes).
     void (*kv_read)(struct program *g, uint32_t block, void *dst);
     void (*kv_write)(struct program *g, uint32_t block, const void *src);
+    // NULL: all pages lie in one place.
+    void (*kv_homes)(const struct program *g, struct kv_homes *ret);
 
     // Starts a step; b and what it points to stay valid and untouched until wait() returns.
     // Returns 0, -ENOMEM (it never began, and others may), -EIO (as below).

@@ -1,10 +1,9 @@
-// KV pages in device memory: slabs, the table of pages, the digests, and blocks moved as a whole.
+// KV pages written by steps, and blocks moved as a whole.
 //
-// Shaders find a page through the table, so it may lie anywhere; nothing here but kv_alloc knows
-// where. Slices are rows as they come (kv.glsl); memory starts as zeros, and what a freed block
-// holds is never read, since attention reads only tokens that a row sees.
+// Shaders find a page through the table, so it may lie anywhere; nothing here knows where
+// (kv_homes.c does). Slices are rows as they come (kv.glsl); what a freed block holds is never
+// read, since attention reads only tokens that a row sees.
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include "base/base.h"
 #include "engine/exec/vulkan/vulkan.h"
@@ -13,9 +12,8 @@
 #define MOVE_THREADS 256
 #define MOVE_WORDS 8                    // 16-byte words of an invocation
 #define STAGING UINT32_MAX              // instead of a block
-#define MOVE_TIMEOUT_NS (10 * UINT64_C(1000000000))
 
-// ---- memory -----------------------------------------------------------------------------------
+// ---- kernels ----------------------------------------------------------------------------------
 
 // Rows are read in 16-byte chunks.
 static int check_width(const struct vk_program *g, struct err *err)
@@ -56,7 +54,7 @@ static int make_write(struct vk_program *g, struct vk_op *o, struct err *err)
 
 int vk_kv_init(struct vk_program *g, struct err *err)
 {
-    const uint32_t move[] = { MOVE_THREADS };
+    const uint32_t move[] = { MOVE_THREADS }, swap[] = { MOVE_THREADS };
     bool any = false;
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++) {
@@ -68,112 +66,10 @@ int vk_kv_init(struct vk_program *g, struct err *err)
     }
     if (r || !any)
         return r;
-    return vk_kernel(g->vk, KERNEL_kv_move, move, ARRAY_LEN(move), &g->kv.move, err);
-}
-
-static size_t page_bytes(const struct vk_kv *kv)
-{
-    return kv->layout.n_kv_heads * kv->layout.head_bytes;
-}
-
-static size_t digest_bytes(const struct vk_kv *kv)
-{
-    return kv->layout.n_kv_heads * kv->layout.digest_head_bytes;
-}
-
-static int alloc_slabs(struct vk *vk, struct vk_kv *kv, struct err *err)
-{
-    size_t block = page_bytes(kv) * kv->layout.n_layers;
-    kv->blocks_per_slab =
-        (uint32_t)CLAMP(VK_SLAB_BYTES / block, (size_t)1, (size_t)kv->n_blocks);
-    kv->n_slabs = DIV_UP(kv->n_blocks, kv->blocks_per_slab);
-    kv->slab = calloc(kv->n_slabs, sizeof(*kv->slab));
-    if (!kv->slab)
-        return err_set(err, -ENOMEM, "no memory for %u slabs", kv->n_slabs);
-    int r = 0;
-    for (uint32_t i = 0; r == 0 && i < kv->n_slabs; i++) {
-        uint32_t n = MIN(kv->blocks_per_slab, kv->n_blocks - i * kv->blocks_per_slab);
-        r = vk_alloc(vk, VK_HOME_DEVICE, n * block, &kv->slab[i], err);
-    }
-    return r;
-}
-
-static int alloc_digests(struct vk *vk, struct vk_kv *kv, struct err *err)
-{
-    uint32_t n = kv->layout.n_layers;
-    kv->digest = calloc(n, sizeof(*kv->digest));
-    if (!kv->digest)
-        return err_set(err, -ENOMEM, "no memory for %u layers", n);
-    int r = vk_alloc(vk, VK_HOME_UPLOAD, n * sizeof(uint64_t), &kv->digest_at, err);
-    for (uint32_t i = 0; r == 0 && i < n; i++) {
-        r = vk_alloc(vk, VK_HOME_DEVICE, kv->n_blocks * digest_bytes(kv), &kv->digest[i], err);
-        if (r == 0)
-            ((uint64_t *)kv->digest_at.map)[i] = kv->digest[i].addr;
-    }
-    return r;
-}
-
-// A slab holds whole blocks, one after the other.
-static int alloc_pages(struct vk *vk, struct vk_kv *kv, struct err *err)
-{
-    uint32_t layers = kv->layout.n_layers;
-    int r = vk_alloc(vk, VK_HOME_UPLOAD, (size_t)layers * kv->n_blocks * sizeof(uint64_t),
-                     &kv->page, err);
-    for (uint32_t block = 0; r == 0 && block < kv->n_blocks; block++) {
-        const struct vk_mem *slab = &kv->slab[block / kv->blocks_per_slab];
-        size_t first = (size_t)(block % kv->blocks_per_slab) * layers;
-        for (uint32_t layer = 0; layer < layers; layer++)
-            ((uint64_t *)kv->page.map)[(size_t)layer * kv->n_blocks + block] =
-                slab->addr + (first + layer) * page_bytes(kv);
-    }
-    return r;
-}
-
-static void free_memory(struct vk *vk, struct vk_kv *kv)
-{
-    for (uint32_t i = 0; kv->slab && i < kv->n_slabs; i++)
-        vk_free(vk, &kv->slab[i]);
-    for (uint32_t i = 0; kv->digest && i < kv->layout.n_layers; i++)
-        vk_free(vk, &kv->digest[i]);
-    vk_free(vk, &kv->page);
-    vk_free(vk, &kv->digest_at);
-    vk_free(vk, &kv->staging);
-    vk_cmd_destroy(kv->cmd);
-    free(kv->slab);
-    free(kv->digest);
-}
-
-int vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err)
-{
-    struct vk_program *g = container_of(p, struct vk_program, p);
-    struct vk_kv kv = { .n_blocks = n_blocks, .move = g->kv.move };
-    assert(n_blocks > 0 && !g->kv.slab);
-    int r = kv_layout_init(&kv.layout, g->cfg, g->params.k_type, g->params.v_type,
-                           VULKAN_LAYOUT_VERSION, err);
+    r = vk_kernel(g->vk, KERNEL_kv_move, move, ARRAY_LEN(move), &g->kv.move, err);
     if (r)
         return r;
-    r = alloc_slabs(g->vk, &kv, err);
-    if (r == 0)
-        r = alloc_digests(g->vk, &kv, err);
-    if (r == 0)
-        r = alloc_pages(g->vk, &kv, err);
-    if (r == 0)
-        r = vk_alloc(g->vk, VK_HOME_HOST, kv.layout.block_bytes, &kv.staging, err);
-    if (r == 0)
-        r = vk_cmd_create(g->vk, &kv.cmd, err);
-    if (r) {
-        free_memory(g->vk, &kv);
-        return r;
-    }
-    g->kv = kv;
-    *ret = kv.layout;
-    return 0;
-}
-
-void vk_kv_finish(struct vk_program *g)
-{
-    free_memory(g->vk, &g->kv);
-    g->kv = (struct vk_kv){0};
+    return vk_kernel(g->vk, KERNEL_kv_swap, swap, ARRAY_LEN(swap), &g->kv.swap, err);
 }
 
 struct vk_use vk_kv_use(const struct vk_program *g, uint32_t layer, bool write)
@@ -238,18 +134,24 @@ static int move(struct vk_program *g, uint32_t dst, uint32_t src)
     const struct move_push push = {
         .page = kv->page.addr, .digest = kv->digest_at.addr, .staging = kv->staging.addr,
         .n_blocks = kv->n_blocks, .src = src, .dst = dst,
-        .page_words = (uint32_t)(page_bytes(kv) / 16),
-        .digest_words = (uint32_t)(digest_bytes(kv) / 16),
+        .page_words = (uint32_t)(vk_page_bytes(kv) / 16),
+        .digest_words = (uint32_t)(vk_digest_bytes(kv) / 16),
     };
     uint32_t words = push.page_words + push.digest_words;
     const struct vk_groups n = {
         DIV_UP(words, MOVE_THREADS * MOVE_WORDS), kv->layout.n_layers, 1 };
     const struct vk_use uses[] = { vk_writes(&kv->page), vk_writes(&kv->staging) };
     assert((src < kv->n_blocks || src == STAGING) && (dst < kv->n_blocks || dst == STAGING));
-    vk_cmd_begin(kv->cmd);
+    int r = vk_kv_cmd_begin(g, &err);
+    if (r)
+        return r;
     vk_dispatch(kv->cmd, kv->move, "kv_move", &push, sizeof(push), n, uses, ARRAY_LEN(uses));
-    int r = vk_cmd_end(kv->cmd, &err);
-    return r ? r : vk_run(g->vk, kv->cmd, MOVE_TIMEOUT_NS, &err);
+    r = vk_cmd_end(kv->cmd, &err);
+    if (r == 0)
+        r = vk_run(g->vk, kv->cmd, VK_KV_TIMEOUT_NS, &err);
+    if (r == 0 && dst != STAGING)
+        vk_kv_block_set(g, dst);
+    return r;
 }
 
 void vulkan_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block)

@@ -56,7 +56,7 @@ static void check_seq(const struct vk_program *g, uint32_t i, uint32_t row0)
     const struct batch_seq *s = &g->batch->seq[i];
     assert(s->row0 == row0 && s->n_rows > 0);
     assert(i == 0 || !s->decode || s[-1].decode);
-    assert(!g->kv.slab ||
+    assert(!g->kv.n_blocks ||
            (uint64_t)s->n_blocks * KV_BLOCK_TOKENS >= (uint64_t)s->pos0 + s->n_rows);
 }
 
@@ -182,9 +182,13 @@ static int record(struct vk_program *g, struct vk_cmd *c, const struct shape *s,
 {
     vk_cmd_begin(c);
     g->ready.op = NULL;
+    if (s->attn_slices)
+        vk_kv_used_clear(g, c);
     for (uint32_t i = 0; i < g->plan->n_ops; i++)
         record_op(g, c, &g->op[i], s);
     vk_top_record(g, c, s);
+    if (s->attn_slices)
+        vk_kv_used_fetch(g, c);
     return vk_cmd_end(c, err);
 }
 
@@ -257,6 +261,8 @@ int vulkan_submit(struct program *p, struct batch *b, struct err *err)
     if (r == 0)
         r = take_recorded(g, &shape, &cmd, err);
     if (r == 0)
+        r = vk_kv_step_begin(g, err);
+    if (r == 0)
         r = vk_submit(g->vk, cmd, &g->ticket, err);
     if (r)
         g->batch = NULL;
@@ -268,8 +274,10 @@ int vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err)
     struct vk_program *g = container_of(p, struct vk_program, p);
     assert(g->batch);
     int r = vk_wait(g->vk, g->ticket, timeout_ns, err);
-    if (r == 0)
+    if (r == 0) {
         vk_top_take(g);
+        vk_kv_step_end(g);
+    }
     g->batch = NULL;
     return r;
 }

@@ -11,12 +11,15 @@
 #pragma once
 #include "engine/exec/executor.h"
 #include "engine/exec/view.h"
+#include "engine/exec/vulkan/kv_place.h"
 #include "engine/exec/vulkan/vk.h"
 
 #define VULKAN_LAYOUT_VERSION 2         // of the order of elements in K and V slices (kv.c)
 
 // Rules of plan_fuse.h whose results all kernels here understand.
 #define VULKAN_FUSE_RULES FUSE_ALL
+
+#define VK_KV_TIMEOUT_NS (10 * UINT64_C(1000000000))
 
 struct vulkan_executor {
     struct executor x;
@@ -98,23 +101,47 @@ struct vk_rope {
     double       *scratch;              // (2, half), owned
 };
 
-// ---- KV (kv.c) --------------------------------------------------------------------------------
+// ---- KV (kv.c, kv_homes.c) --------------------------------------------------------------------
+
+// Pages in one home.
+struct vk_slots {
+    struct vk_mem *slab;                // (n_slabs), owned
+    uint32_t       n_slabs, per_slab;
+};
 
 // A page is one layer of one block. page.map[layer * n_blocks + block] is its address: device or
 // pinned host memory, shaders do not care. Digests have arrays of their own, compact and always on
 // the device: a layer's digest of (block, head) at (block * n_kv_heads + head) * digest_head_bytes.
 struct vk_kv {
+    bool             limited;           // by vulkan_kv_limit
+    uint64_t         device_bytes_max;
     struct kv_layout layout;
     uint32_t         n_blocks;
-    struct vk_mem   *slab;              // (n_slabs), owned: pages of many blocks
-    uint32_t         n_slabs, blocks_per_slab;
+    struct vk_slots  device, host;
+    struct kv_place  place;             // which page lies in which slot
     struct vk_mem    page;              // (n_layers, n_blocks) uint64, upload
     struct vk_mem   *digest;            // (n_layers), owned
     struct vk_mem    digest_at;         // (n_layers) uint64: their addresses, upload
     struct vk_mem    staging;           // one block, pinned on the host
-    struct vk_cmd   *cmd;               // of whole blocks that are moved
-    const struct vk_kernel *move;
+    struct vk_cmd   *cmd;               // of whole blocks that are moved, and of swaps
+    uint64_t         ticket;            // its last run of swaps
+    const struct vk_kernel *move, *swap;
+
+    // Only while pages lie in both homes or on the host:
+    struct vk_mem    used, used_host;   // (n_layers, n_blocks) uint16: a row that chose its blocks
+                                        // read this page; device, and its copy after the step
+    struct vk_mem    copies;            // (2 * swaps_max) struct page_copy, upload
 };
+
+static inline size_t vk_page_bytes(const struct vk_kv *kv)
+{
+    return kv->layout.n_kv_heads * kv->layout.head_bytes;
+}
+
+static inline size_t vk_digest_bytes(const struct vk_kv *kv)
+{
+    return kv->layout.n_kv_heads * kv->layout.digest_head_bytes;
+}
 
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
 struct vk_top;                          // top.c: rows that stay, what is picked out of them
@@ -219,15 +246,30 @@ void vk_matrix_finish(struct vk_program *g);
 int  vk_kv_init(struct vk_program *g, struct err *err);
 void vk_kv_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                   const struct shape *s);
-void vk_kv_finish(struct vk_program *g);
 // A layer's part of the table of pages; and what a command uses that touches the pages or digests
 // of a layer: that part stands for them.
 VkDeviceAddress vk_kv_pages(const struct vk_program *g, uint32_t layer);
 struct vk_use   vk_kv_use(const struct vk_program *g, uint32_t layer, bool write);
-int  vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
 void vulkan_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block);
 void vulkan_kv_read(struct program *p, uint32_t block, void *dst);
 void vulkan_kv_write(struct program *p, uint32_t block, const void *src);
+// kv_homes.c: where pages lie
+void vulkan_kv_limit(struct program *p, uint64_t device_bytes);
+int  vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
+void vulkan_kv_homes(const struct program *p, struct kv_homes *ret);
+void vk_kv_finish(struct vk_program *g);
+// kv.cmd begins anew, when what it did last is done.
+int  vk_kv_cmd_begin(struct vk_program *g, struct err *err);
+void vk_kv_block_set(struct vk_program *g, uint32_t block);     // its content was
+// Before a step's commands are submitted: pages that change places do so ahead of them.
+int  vk_kv_step_begin(struct vk_program *g, struct err *err);
+// After the step, with its batch: which pages it read.
+void vk_kv_step_end(struct vk_program *g);
+// The commands by which rows that choose their blocks tell which: at the start of a step and at its
+// end; and where a layer's kernels leave it, address 0: nowhere.
+void vk_kv_used_clear(struct vk_program *g, struct vk_cmd *c);
+void vk_kv_used_fetch(struct vk_program *g, struct vk_cmd *c);
+struct vk_use vk_kv_used(const struct vk_program *g, uint32_t layer);
 // attn.c: ATTN
 int  vk_attn_init(struct vk_program *g, struct err *err);
 // Units and views of the step into upload memory, and the batch's counts of blocks. Memory that has
