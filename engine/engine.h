@@ -12,6 +12,7 @@
 #include "base/hash.h"
 #include "base/str.h"
 #include "engine/exec/devices.h"
+#include "engine/kv/homes.h"
 #include "engine/limits.h"
 #include "engine/select/select.h"
 #include "engine/text/template.h"
@@ -31,7 +32,14 @@ struct engine_params {
     uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
                                     // this machine's memory, at least one sequence; on a device
                                     // with memory of its own, what seqs_max full ones need, or
-                                    // what there is
+                                    // what there is: of that memory, or within kv_device_bytes and
+                                    // a quarter of the machine's
+    bool        kv_limited;         // by kv_device_bytes
+    uint64_t    kv_device_bytes;    // of the pool's pages that may lie in a device's own memory;
+                                    // the others lie in pinned host memory, with the same results,
+                                    // and those in use change places with them. Not limited: what
+                                    // there is. An executor that has the machine's memory ignores
+                                    // it
     uint32_t    seqs_max;           // running at once; 0: 64
     uint32_t    queue_max;          // waiting requests; 0: 256
     uint32_t    max_step_ms;        // goal for one step, sizes prefill chunks; 0: 100
@@ -68,6 +76,7 @@ struct engine_stats {               // a consistent snapshot
     uint64_t prompt_tokens, cached_tokens, generated_tokens;
     uint64_t steps, step_rows, step_ns, preemptions;
     uint64_t blocks_read, blocks_held;
+    struct kv_homes kv;
     uint64_t nonfinite;             // requests that failed because a logit was no finite number
     uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
     bool     failed;                // the executor is lost: nothing more will run

@@ -12,7 +12,7 @@
 #define FILE_LINE_MAX 4096
 #define VERSION "0.1.0"
 
-enum option_type { OPT_TEXT, OPT_LIST, OPT_NUMBER, OPT_BYTES, OPT_FLAG };
+enum option_type { OPT_TEXT, OPT_LIST, OPT_NUMBER, OPT_BYTES, OPT_LIMIT, OPT_FLAG };
 
 struct option {
     const char      *name, *value;      // --name VALUE
@@ -45,6 +45,9 @@ static const struct option options[] = {
       "exactly dequantised weights, float32 activations and KV; slow" },
     { "kv-memory-bytes", "SIZE", OPT_BYTES, AT(kv_memory_bytes), "0", 0, UINT64_C(1) << 50,
       "memory for the KV of all sequences; 0: by the model and this machine" },
+    { "kv-device-bytes", "SIZE", OPT_LIMIT, AT(kv_device_bytes), "auto", 0, UINT64_C(1) << 50,
+      "how much of that may lie in a GPU's memory; the rest is pinned in this machine's and read "
+      "from there, with the same answers; auto: what the GPU has room for" },
     { "no-prefix-cache", NULL, OPT_FLAG, AT(no_prefix_cache), NULL, 0, 0,
       "compute every prompt anew" },
     { "seqs-max", "N", OPT_NUMBER, AT(seqs_max), "64", 1, 1024, "sequences running at once" },
@@ -124,11 +127,21 @@ static bool parse_number(const char *text, bool bytes, uint64_t *ret)
 static int set_number(struct config *c, const struct option *o, const char *text, struct err *err)
 {
     uint64_t v;
-    if (!parse_number(text, o->type == OPT_BYTES, &v))
+    if (!parse_number(text, o->type != OPT_NUMBER, &v))
         return err_set(err, -EINVAL, "%s: \"%s\" is no number", o->name, text);
     if (v < o->min || v > o->max)
         return err_set(err, -EINVAL, "%s: must be between %llu and %llu", o->name,
                        (unsigned long long)o->min, (unsigned long long)o->max);
+    memcpy((char *)c + o->offset, &v, sizeof(v));
+    return 0;
+}
+
+// "auto" is UINT64_MAX, a limit that is none.
+static int set_limit(struct config *c, const struct option *o, const char *text, struct err *err)
+{
+    uint64_t v = UINT64_MAX;
+    if (strcmp(text, "auto") != 0)
+        return set_number(c, o, text, err);
     memcpy((char *)c + o->offset, &v, sizeof(v));
     return 0;
 }
@@ -160,6 +173,8 @@ static int set_option(struct config *c, const struct option *o, const char *text
     case OPT_NUMBER:
     case OPT_BYTES:
         return set_number(c, o, text, err);
+    case OPT_LIMIT:
+        return set_limit(c, o, text, err);
     case OPT_FLAG:
         return set_flag(c, o, text, err);
     }

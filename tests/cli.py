@@ -267,6 +267,14 @@ def test_bench_fill():
     require_usage('bench', SMOLLM2, '--fill', 'nonsense')
 
 
+def test_sizes():
+    sizes = ('--prefill', 0, '--decode', 2, '--depth', 64, '--streams', 1, '--device', 'null')
+    for size in ('0', '100', '64k', '3G'):
+        output('bench', SMOLLM2, *sizes, '--kv-device-bytes', size)
+    for size in ('', 'G', '-1', '3X', '1KK', '99999999999999999999', '99999999T'):
+        require_usage('bench', SMOLLM2, *sizes, '--kv-device-bytes', size)
+
+
 def test_bench_profile():
     sizes = ('--prefill', 64, '--decode', 8, '--depth', 64, '--streams', 2, '--profile')
     found = parsed('bench', SMOLLM2, *sizes, '--json', '--device', 'null:2ms')

@@ -441,8 +441,9 @@ def metrics(d):
         assert f'godwit_{name}_bucket{{model="smol",le="+Inf"}}' in text, name
         assert d.metric(f'{name}_count') > 0, name
     for name in ('num_requests_running', 'num_requests_waiting', 'request_success_total',
-                 'prompt_tokens_total', 'kv_cache_usage_perc', 'attention_blocks_read_total',
-                 'prefix_cache_hits_total', 'http_responses_total', 'http_connections'):
+                 'prompt_tokens_total', 'kv_cache_usage_perc', 'kv_host_page_reads_total',
+                 'attention_blocks_read_total', 'prefix_cache_hits_total',
+                 'http_responses_total', 'http_connections'):
         assert f'\n# TYPE godwit_{name} ' in '\n' + text, name
     assert 'godwit_request_success_total{model="smol",finished_reason="length"}' in text
     # Every line is a comment or `name{labels} number`.

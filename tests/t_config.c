@@ -37,6 +37,7 @@ TEST(defaults)
     REQUIRE_STR(c.admin, "127.0.0.1:8081");
     REQUIRE_STR(c.device, "auto");
     REQUIRE(c.api_key_file == NULL && !c.exact && !c.allow_public && c.kv == NULL);
+    REQUIRE(c.kv_device_bytes == UINT64_MAX);
     REQUIRE(c.body_max_bytes == 16 << 20 && c.header_timeout_s == 10 && c.log_max == LOG_INFO);
     config_free(&c);
 }
@@ -52,6 +53,13 @@ TEST(flags)
     REQUIRE_STR(c.model.item[1], "b=y.gguf");
     REQUIRE(c.exact && c.kv_memory_bytes == UINT64_C(3) << 30 && c.threads == 4);
     REQUIRE(c.log_max == LOG_DEBUG);
+    config_free(&c);
+    REQUIRE_OK(read_config(&c, ARGV("--model", "a", "--kv-device-bytes", "0"), &err), err);
+    REQUIRE_INT(c.kv_device_bytes, 0);
+    config_free(&c);
+    REQUIRE_OK(read_config(&c, ARGV("--model", "a", "--kv-device-bytes", "2g",
+                                    "--kv-device-bytes=auto"), &err), err);
+    REQUIRE(c.kv_device_bytes == UINT64_MAX);
     config_free(&c);
 }
 
@@ -100,6 +108,7 @@ TEST(refusals)
     refuse(ARGV("--model", "m", "--threads", "9999999999999999999999"), "threads");
     refuse(ARGV("--model", "m", "--header-timeout-s", "11"), "header-timeout-s");
     refuse(ARGV("--model", "m", "--body-max-bytes", "99999999999T"), "body-max-bytes");
+    refuse(ARGV("--model", "m", "--kv-device-bytes", "much"), "kv-device-bytes");
     refuse(ARGV("--model", "m", "--exact=maybe"), "exact");
     refuse(ARGV("--model", "m", "--log-level", "loud"), "log-level");
 }

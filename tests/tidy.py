@@ -27,15 +27,17 @@ MAY_INCLUDE = {
     'shaders': (),
     'engine/limits.h': ('base',),
     'engine/exec/devices.h': ('base',),
+    'engine/kv/homes.h': ('base',),
     'engine/quant': ('base', 'shaders'),
     'engine/model': ('base', 'shaders', 'engine/quant'),
     'engine/text': ('base', 'engine/model'),
     'engine/kv': ('base', 'kvstore', 'engine/quant', 'engine/model'),
     'engine/select': ('base', 'shaders', 'engine/kv'),
     'engine/exec': ('base', 'shaders', 'engine/quant', 'engine/model', 'engine/kv',
-                    'engine/select', 'engine/exec/devices.h'),
+                    'engine/select', 'engine/exec/devices.h', 'engine/kv/homes.h'),
     'engine/run': ('base', 'kvstore', 'shaders', 'engine') + ENGINE,
-    'engine': ('base', 'engine/text', 'engine/select', 'engine/exec/devices.h'),
+    'engine': ('base', 'engine/text', 'engine/select', 'engine/exec/devices.h',
+               'engine/kv/homes.h'),
     'server': ('base',),        # and engine/engine.h with what that includes
 }
 EVERY_ENGINE_TIER = 'engine/limits.h'

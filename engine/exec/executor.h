@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include "base/err.h"
+#include "engine/kv/homes.h"
 #include "engine/kv/layout.h"
 #include "engine/model/model.h"
 #include "engine/model/plan.h"
@@ -97,14 +98,6 @@ struct batch {
     // only where something is wanted, NULL and what was picked out of them.
     float            *logits;           // (n_out, n_vocab)
     const struct out_top *top;          // (n_out)
-};
-
-struct kv_homes {                       // where KV pages (one layer's part of a block) lie
-    uint64_t page_bytes;
-    uint64_t device_pages, host_pages;  // there are
-    uint64_t device_reads, host_reads;  // pages that steps read, once a step; counted only where
-                                        // some are the host's
-    uint64_t moved_in, moved_out;       // pages copied to the device, to the host
 };
 
 struct executor_ops {

@@ -149,12 +149,19 @@ static uint64_t machine_memory_bytes(void)
     return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : UINT64_C(1) << 32;
 }
 
+static uint64_t device_room(const struct engine *e)
+{
+    return e->x->ops->kv_room ? e->x->ops->kv_room(e->prog) : 0;
+}
+
 // Blocks for a pool of which nothing else is known. A device's own memory is there to be used, of
 // the machine's others want some.
-static uint64_t usual_blocks(const struct engine *e, uint64_t per_seq)
+static uint64_t usual_blocks(const struct engine *e, const struct engine_params *p,
+                             uint64_t per_seq)
 {
-    uint64_t block = e->layout.block_bytes;
-    uint64_t room = e->x->ops->kv_room ? e->x->ops->kv_room(e->prog) : 0;
+    uint64_t block = e->layout.block_bytes, room = device_room(e);
+    if (room && p->kv_limited)
+        room = MIN(p->kv_device_bytes, UINT64_MAX / 2) + machine_memory_bytes() / 4;
     if (room)
         return MIN(room / block, e->limits.seqs_max * per_seq);
     return CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
@@ -170,7 +177,7 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
     uint64_t per_seq = DIV_UP(ctx, KV_BLOCK_TOKENS), block = e->layout.block_bytes;
     uint64_t n = p->kv_blocks ? p->kv_blocks : p->kv_memory_bytes / block;
     if (!p->kv_blocks && !p->kv_memory_bytes)
-        n = usual_blocks(e, per_seq);
+        n = usual_blocks(e, p, per_seq);
     if (n == 0)
         return err_set(err, -ENOSPC, "%llu bytes of KV memory, one block has %llu",
                        (unsigned long long)p->kv_memory_bytes, (unsigned long long)block);
@@ -182,16 +189,31 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
     return 0;
 }
 
+// Pages that the device has no room for lie in the host's memory, though nobody asked for a limit.
+static void limit_device(struct engine *e, const struct engine_params *p, uint32_t n_blocks)
+{
+    const struct kv_layout *l = &e->layout;
+    uint64_t room = device_room(e);
+    uint64_t digests = n_blocks * (uint64_t)l->n_layers * l->n_kv_heads * l->digest_head_bytes;
+    if (e->x->ops->kv_limit && (p->kv_limited || room))
+        e->x->ops->kv_limit(e->prog, p->kv_limited ? p->kv_device_bytes
+                                                   : room - MIN(room, digests));
+}
+
 static int open_pool(struct engine *e, const struct engine_params *p, struct err *err)
 {
     uint32_t n_blocks = 0;
     int r = size_pool(e, p, &n_blocks, err);
+    if (r == 0)
+        limit_device(e, p, n_blocks);
     if (r == 0)
         r = e->x->ops->kv_alloc(e->prog, n_blocks, &e->layout, err);
     if (r == 0)
         r = kv_pool_create(&e->pool, n_blocks, err);
     if (r == 0)
         r = sched_create(&e->sched, &e->limits, e->pool, err);
+    if (r == 0 && e->x->ops->kv_homes)
+        e->x->ops->kv_homes(e->prog, &e->stats.kv);
     e->info.kv_block_bytes = e->layout.block_bytes;
     return r;
 }

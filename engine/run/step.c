@@ -48,6 +48,8 @@ static void stats_refresh_locked(struct engine *e)
     e->stats.prompt_tokens = e->n_prompt;
     e->stats.cached_tokens = e->n_cached;
     e->stats.generated_tokens = e->n_generated;
+    if (e->x->ops->kv_homes)
+        e->x->ops->kv_homes(e->prog, &e->stats.kv);
 }
 
 static void count_end(struct engine *e, const struct job *j, enum finish_reason reason)

@@ -21,6 +21,12 @@ STAT(kv_used, s->kv_blocks_used)
 STAT(kv_cached, s->kv_blocks_cached)
 STAT(kv_blocks, i->kv_blocks)
 STAT(kv_block_bytes, i->kv_block_bytes)
+STAT(device_bytes, s->kv.device_pages * s->kv.page_bytes)
+STAT(host_bytes, s->kv.host_pages * s->kv.page_bytes)
+STAT(device_reads, s->kv.device_reads)
+STAT(host_reads, s->kv.host_reads)
+STAT(moved_in, s->kv.moved_in * s->kv.page_bytes)
+STAT(moved_out, s->kv.moved_out * s->kv.page_bytes)
 STAT(read, s->blocks_read)
 STAT(held, s->blocks_held)
 STAT(steps, s->steps)
@@ -39,6 +45,17 @@ static const struct gauge gauges[] = {
     { "kv_blocks_cached", "gauge", "KV blocks kept for reuse.", get_kv_cached },
     { "kv_blocks", "gauge", "KV blocks there are.", get_kv_blocks },
     { "kv_block_bytes", "gauge", "Bytes of a KV block.", get_kv_block_bytes },
+    { "kv_device_bytes", "gauge", "Bytes of KV pages in a device's own memory.", get_device_bytes },
+    { "kv_host_bytes", "gauge", "Bytes of KV pages beside them, in pinned host memory.",
+      get_host_bytes },
+    { "kv_device_page_reads_total", "counter",
+      "KV pages that steps read in the device's memory, where some are the host's.",
+      get_device_reads },
+    { "kv_host_page_reads_total", "counter", "KV pages that steps read in pinned host memory.",
+      get_host_reads },
+    { "kv_moved_in_bytes_total", "counter", "KV pages copied to the device.", get_moved_in },
+    { "kv_moved_out_bytes_total", "counter", "KV pages copied from the device to the host.",
+      get_moved_out },
     { "attention_blocks_read_total", "counter", "KV blocks that attention read.", get_read },
     { "attention_blocks_held_total", "counter", "KV blocks that attention could have read.",
       get_held },

@@ -284,8 +284,28 @@ static int make_lanes(struct bench *b, struct lane *lane, uint32_t n, uint32_t d
     return r;
 }
 
+// What came from where while pages lay in two homes.
+static void print_homes(struct bench *b, const struct kv_homes *from)
+{
+    struct engine_stats s;
+    engine_stats(b->engine, &s);
+    uint64_t device = s.kv.device_reads - from->device_reads;
+    uint64_t host = s.kv.host_reads - from->host_reads;
+    uint64_t in = (s.kv.moved_in - from->moved_in) * s.kv.page_bytes;
+    uint64_t out = (s.kv.moved_out - from->moved_out) * s.kv.page_bytes;
+    if (s.kv.host_pages == 0)
+        return;
+    str_printf(&b->json_decode, ",\"kv_device_page_reads\":%llu,\"kv_host_page_reads\":%llu,"
+               "\"kv_moved_in_bytes\":%llu,\"kv_moved_out_bytes\":%llu",
+               (unsigned long long)device, (unsigned long long)host, (unsigned long long)in,
+               (unsigned long long)out);
+    str_printf(&b->table, "%30.1f %% of KV pages read on the device, %.1f MB moved in, %.1f out\n",
+               100.0 * (double)device / (double)MAX(device + host, UINT64_C(1)), (double)in / 1e6,
+               (double)out / 1e6);
+}
+
 static void print_decode(struct bench *b, const struct lane *lane, uint32_t n, uint32_t depth,
-                         double rate)
+                         double rate, const struct kv_homes *before)
 {
     uint64_t read = 0, held = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -297,6 +317,7 @@ static void print_decode(struct bench *b, const struct lane *lane, uint32_t n, u
                b->json_decode.n ? "," : "", depth, n, b->cli->decode_tokens, rate,
                (unsigned long long)read, (unsigned long long)held);
     str_printf(&b->table, "decode  %6u  %4u streams %10.2f tokens/s\n", depth, n, rate);
+    print_homes(b, before);
     add_profile(b, &b->json_decode);
 }
 
@@ -307,6 +328,8 @@ static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struc
     if (!lane)
         return err_set(err, -ENOMEM, "out of memory");
     int r = make_lanes(b, lane, streams, depth, err);
+    struct engine_stats before;
+    engine_stats(b->engine, &before);
     for (uint32_t i = 0; i < b->cli->repeat && r == 0; i++) {
         r = run_lanes(b, lane, streams, &rate, err);
         best = MAX(best, rate);
@@ -314,7 +337,7 @@ static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struc
     if (r == 0 && b->cli->profile)
         r = profile_lanes(b, lane, streams, err);
     if (r == 0)
-        print_decode(b, lane, streams, depth, best);
+        print_decode(b, lane, streams, depth, best, &before.kv);
     for (uint32_t i = 0; i < streams; i++)
         lane_finish(&lane[i]);
     free(lane);

@@ -25,6 +25,8 @@ struct cli {
     uint32_t    n_predict;                  // UINT32_MAX: until the model ends
     uint32_t    threads, ctx_tokens;        // 0: the engine's defaults
     uint32_t    budget_tokens, window_tokens;   // 0: the selector's defaults
+    bool        kv_limited;                     // by kv_device_bytes
+    uint64_t    kv_device_bytes;
     uint32_t    decode_tokens, repeat;
     struct number_list prefill, depth, streams;
     double      temperature;

@@ -141,6 +141,8 @@ int load_engine(struct cli *c, struct engine_params *p, struct engine **ret, str
     p->device = c->device;
     p->threads = c->threads;
     p->exact = c->exact;
+    p->kv_limited = c->kv_limited;
+    p->kv_device_bytes = c->kv_device_bytes;
     p->progress = load_progress;
     if (p->ctx_tokens == 0)
         p->ctx_tokens = c->ctx_tokens;

@@ -10,7 +10,7 @@
 #include "base/hash.h"
 #include "server/cli/cli.h"
 
-enum option_type { OPT_FLAG, OPT_TEXT, OPT_NUMBER, OPT_LIST, OPT_REAL, OPT_SEED };
+enum option_type { OPT_FLAG, OPT_TEXT, OPT_NUMBER, OPT_LIST, OPT_REAL, OPT_SEED, OPT_KV_LIMIT };
 
 #define AT(field) offsetof(struct cli, field)
 #define IN(command) (1u << COMMAND_##command)
@@ -56,6 +56,8 @@ static const struct option options[] = {
      "auto, cpu, vulkan, vulkan:NAME or null"},
     {"threads", "N", 0, OPT_NUMBER, AT(threads), ALL, 0, 1024, "compute threads; 0: all cores"},
     {"kv", "TYPE", 0, OPT_TEXT, AT(kv), ALL, 0, 0, "f16 or q8_0; K and V apart as K,V"},
+    {"kv-device-bytes", "SIZE", 0, OPT_KV_LIMIT, AT(kv_device_bytes), MODEL_RUNS, 0, 0,
+     "KV in a GPU's memory; the rest is read in this machine's, with the same results"},
     {"exact", NULL, 0, OPT_FLAG, AT(exact), ALL, 0, 0,
      "exactly dequantised weights, float32 activations and KV; slow"},
     {"attention", "NAME", 0, OPT_TEXT, AT(attention), ALL, 0, 0, "native, dense, window or topk"},
@@ -74,6 +76,26 @@ static bool parse_u64(const char *text, uint64_t max, uint64_t *ret)
     if (*end || errno || v > max)
         return false;
     *ret = v;
+    return true;
+}
+
+// With a suffix K, M, G or T.
+static bool parse_size(const char *text, uint64_t *ret)
+{
+    static const char suffixes[] = "KMGT";
+    char digits[24];
+    size_t n = strlen(text);
+    const char *at = n > 0 ? strchr(suffixes, toupper((unsigned char)text[n - 1])) : NULL;
+    unsigned shift = at ? 10 * (unsigned)(at - suffixes + 1) : 0;
+    uint64_t v;
+    n -= at != NULL;
+    if (n >= sizeof(digits))
+        return false;
+    memcpy(digits, text, n);
+    digits[n] = '\0';
+    if (!parse_u64(digits, UINT64_MAX >> shift, &v))
+        return false;
+    *ret = v << shift;
     return true;
 }
 
@@ -124,6 +146,9 @@ static bool set_value(struct cli *c, const struct option *o, const char *value)
         return parse_list(o, value, at);
     case OPT_REAL:
         return parse_real(o, value, at);
+    case OPT_KV_LIMIT:
+        c->kv_limited = true;
+        return parse_size(value, at);
     case OPT_SEED:
         c->has_seed = true;
         return parse_u64(value, UINT64_MAX, at);
