@@ -52,6 +52,11 @@ struct engine_params {
 // Loads the model and starts the engine thread. Returns 0, or what model_open, the executor and
 // memory give, explained in err. On failure *ret is untouched.
 int  engine_open(struct engine **ret, const struct engine_params *p, struct err *err);
+// Has the executor run a few steps, about a second of them at most, so that the first request is as
+// fast as later ones. To be called before it, with the attention that requests mostly have; only
+// times are different then. Returns 0, -EBUSY (requests run), -ENOSPC (the pool is in use),
+// -ENOMEM, -EDOM (a logit is no finite number), or that the executor is lost.
+int  engine_warm(struct engine *e, const struct attn_policy *attn, struct err *err);
 // Cancels what runs, joins the thread. Streams must have been closed. NULL is fine.
 void engine_close(struct engine *e);
 // Admits nothing new (-ESHUTDOWN); what runs goes on.

@@ -91,19 +91,19 @@ static int read_part(void *ctx, uint32_t first, uint32_t n, float *dst, struct e
     return engine_read_logits(o->e, o->out, first, n, dst, err);
 }
 
-static int pick_token(struct engine *e, struct job *j, uint32_t out, int32_t *token,
-                      struct token_logprob *lp, struct err *err)
+int engine_pick(struct engine *e, struct sampler *s, uint32_t out, int32_t *token,
+                struct token_logprob *lp, struct err *err)
 {
     struct output o = {e, out};
     struct row_reader reader = {read_part, &o};
     const float *row;
     int r = -EAGAIN;
     if (!e->batch.logits)
-        r = sampler_pick_top(&j->sampler, &e->scratch, &e->batch.top[out], &reader, token, lp, err);
+        r = sampler_pick_top(s, &e->scratch, &e->batch.top[out], &reader, token, lp, err);
     if (r != -EAGAIN)
         return r;
     r = whole_row(e, out, &row, err);
-    return r < 0 ? r : sampler_pick(&j->sampler, &e->scratch, row, token, lp, err);
+    return r < 0 ? r : sampler_pick(s, &e->scratch, row, token, lp, err);
 }
 
 // ---- the prompt's own logprobs ----
@@ -155,7 +155,7 @@ static int take_token(struct engine *e, struct job *j, uint32_t out, enum finish
     struct token_logprob lp;
     int32_t token;
     bool wants_lp = j->gen.logprobs >= 0;
-    int r = pick_token(e, j, out, &token, wants_lp ? &lp : NULL, err);
+    int r = engine_pick(e, &j->sampler, out, &token, wants_lp ? &lp : NULL, err);
     if (r < 0)
         return r;
     if (!j->first_ns)

@@ -100,6 +100,9 @@ void  job_end(struct engine *e, struct job *j, enum finish_reason reason, const 
 // end the job.
 void job_outputs(struct engine *e, struct job *j, const struct sched_item *it, uint32_t from,
                  uint32_t out);
+// The token that follows an output of the last step, as sampler_pick() gives it.
+int  engine_pick(struct engine *e, struct sampler *s, uint32_t out, int32_t *token,
+                 struct token_logprob *lp, struct err *err);
 // What stop strings and half characters held back is shown; the text ends here.
 void job_flush_text(struct engine *e, struct job *j);
 

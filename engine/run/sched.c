@@ -370,5 +370,10 @@ void sched_commit(struct sched *s)
 
 void sched_learn(struct sched *s, uint64_t step_ns)
 {
-    cost_learn(&s->cost, s->step.work, step_ns);
+    sched_learn_work(s, s->step.work, step_ns);
+}
+
+void sched_learn_work(struct sched *s, struct step_work w, uint64_t step_ns)
+{
+    cost_learn(&s->cost, w, step_ns);
 }

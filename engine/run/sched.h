@@ -67,5 +67,7 @@ const struct sched_step *sched_plan(struct sched *s);
 void sched_commit(struct sched *s);
 // All of that took step_ns: what steps cost is learned from it.
 void sched_learn(struct sched *s, uint64_t step_ns);
+// And so from a step that was not planned here.
+void sched_learn_work(struct sched *s, struct step_work w, uint64_t step_ns);
 
 struct sched_stats sched_stats(const struct sched *s);
