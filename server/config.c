@@ -55,6 +55,8 @@ static const struct option options[] = {
       "requests that may wait; more get 429" },
     { "max-step-ms", "MS", OPT_NUMBER, AT(max_step_ms), "100", 1, 60000,
       "goal for one step: how long a prefill may hold other streams up" },
+    { "no-warmup", NULL, OPT_FLAG, AT(no_warmup), NULL, 0, 0,
+      "do not run steps before the first request, which is slower then" },
     { "attention", "NAME", OPT_TEXT, AT(attention), "native", 0, 0,
       "native, dense, window or topk, for requests that do not say" },
     { "budget", "TOKENS", OPT_NUMBER, AT(budget_tokens), "0", 0, 1u << 24,

@@ -1,9 +1,9 @@
 // godwitd: wiring, signals and the service manager.
 //
 // Listeners open before the models are loaded: /health and /ready say so with 503 meanwhile. The
-// manager hears READY=1 only after one token was generated. SIGTERM and SIGINT drain: new requests
-// get 503, running ones have the drain timeout, then they end with an error event; exit status 0. A
-// second signal ends at once. SIGHUP reads the keys again.
+// manager hears READY=1 only after each model was warmed up and generated a token. SIGTERM and
+// SIGINT drain: new requests get 503, running ones have the drain timeout, then they end with an
+// error event; exit status 0. A second signal ends at once. SIGHUP reads the keys again.
 //
 // An executor that is lost never comes back in this process. Its clients have heard so; the daemon
 // says STOPPING=1, gives answers a moment to be read, and ends with a status that makes the manager
@@ -79,13 +79,35 @@ static int first_token(struct engine *e, struct err *err)
     return code;
 }
 
+static int warm_up(const struct app *a, struct engine *e, struct err *err)
+{
+    uint64_t start_ns = clock_now_ns();
+    if (a->config.no_warmup)
+        return 0;
+    int r = engine_warm(e, &a->models.attn, err);
+    if (r == 0)
+        log_info("warmed up in %llu ms",
+                 (unsigned long long)((clock_now_ns() - start_ns) / NS_PER_MS));
+    return r;
+}
+
+static int make_ready(const struct app *a, const struct model_entry *m, struct err *err)
+{
+    int r = warm_up(a, m->engine, err);
+    if (r == 0)
+        r = first_token(m->engine, err);
+    if (r)
+        err_prefix(err, "%s", m->name);
+    return r;
+}
+
 static void *load_main(void *ctx)
 {
     struct load *l = ctx;
     struct app *a = l->app;
     l->result = models_open(&a->models, &a->config, progress, l, &l->err);
     for (uint32_t i = 0; i < a->models.n && l->result == 0; i++)
-        l->result = first_token(a->models.entry[i].engine, &l->err);
+        l->result = make_ready(a, &a->models.entry[i], &l->err);
     atomic_store(&l->done, true);
     return NULL;
 }

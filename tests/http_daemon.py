@@ -300,10 +300,20 @@ def a_lost_device_ends_the_daemon():
 
 
 @case
-def a_device_lost_at_the_first_token():
-    status, _, err = run('--admin', '127.0.0.1:0', '--listen', '127.0.0.1:0', '--model',
-                         need_model(), '--device', 'null:lost=1')
-    assert status == 75 and 'told to fail' in err, (status, err)
+def a_device_lost_before_it_is_ready():
+    for args, where in (((), 'warming up'), (('--no-warmup',), 'the first token failed')):
+        status, _, err = run('--admin', '127.0.0.1:0', '--listen', '127.0.0.1:0', '--model',
+                             'm=' + need_model(), '--device', 'null:lost=1', *args)
+        assert status == 75 and f'm: {where}: ' in err and 'told to fail' in err, (status, err)
+
+
+@case
+def warming_up_is_not_counted():
+    for args in ((), ('--no-warmup',)):
+        with Daemon('--model', 'other=' + need_model(), *args) as d:
+            assert d.text().count('warmed up in ') == (0 if args else 2), d.text()
+            assert d.metric('steps_total') == 2             # each model's first token
+            assert d.metric('step_rows_total') == 2
 
 
 def main():
