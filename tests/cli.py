@@ -250,6 +250,8 @@ def test_bench():
     require_failure('bench', SMOLLM2, '--depth', 1 << 20, '--streams', 1000, '--device', 'cpu',
                     names=b'this machine has')
     require_failure('bench', SMOLLM2, '--device', 'null:5', names=b'50ms')
+    require_failure('bench', SMOLLM2, '--device', 'null:lost=1', names=b'warming up')
+    require_failure('bench', SMOLLM2, '--no-warmup', '--device', 'null:lost=1', names=b'ended with')
     table = output('bench', SMOLLM2, '--prefill', 64, '--decode', 0, '--device', 'null').decode()
     assert 'prefill' in table and 'decode' not in table
 

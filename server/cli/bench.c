@@ -12,7 +12,6 @@
 #include "server/cli/bench.h"
 
 #define WAIT_NS NS_PER_S
-#define WARM_TOKENS 32                      // of a request before anything is timed
 
 struct bench {
     struct cli         *cli;
@@ -347,9 +346,8 @@ static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struc
 static int run_all(struct bench *b, struct err *err)
 {
     struct cli *c = b->cli;
-    struct usage u;
     uint64_t total = c->prefill.n + (uint64_t)c->depth.n * c->streams.n, done = 0;
-    int r = run_once(b, WARM_TOKENS, 4, &u, err);
+    int r = c->no_warmup ? 0 : engine_warm(b->engine, &b->attn, err);
     for (uint32_t i = 0; i < c->prefill.n && r == 0; i++) {
         progress_show("bench", done++, total);
         r = c->prefill.item[i] ? bench_prefill(b, c->prefill.item[i], err) : 0;
@@ -374,7 +372,7 @@ static uint32_t largest(const struct number_list *l)
 
 static uint64_t longest_prefill(const struct cli *c)
 {
-    return MAX(largest(&c->prefill), WARM_TOKENS) + 8ull;
+    return largest(&c->prefill) + 8ull;
 }
 
 // Blocks for the longest prompt, or for all streams at the greatest depth. What they generate is

@@ -49,6 +49,8 @@ static const struct option options[] = {
     {"profile", NULL, 0, OPT_FLAG, AT(profile), IN(bench), 0, 0,
      "also the device's time of each operation"},
     {"repeat", "N", 0, OPT_NUMBER, AT(repeat), IN(bench), 1, 100, "the best of N; 1 if not given"},
+    {"no-warmup", NULL, 0, OPT_FLAG, AT(no_warmup), IN(bench), 0, 0,
+     "time the first prompt like that of a cold engine"},
     {"json", NULL, 0, OPT_FLAG, AT(json), EVERY, 0, 0, "for machines: one line of JSON"},
     {"ctx", "TOKENS", 0, OPT_NUMBER, AT(ctx_tokens), ALL, 0, CTX_MAX,
      "context; 0: what the model was trained with (perplexity: 512)"},
