@@ -1,5 +1,6 @@
-// Protects plan_fuse: that a rewritten plan computes what the plan did, on plans of models and on
-// random ones, and that models get all the fusions that there are for them.
+// Protects plan_fuse and plan_cut: that a rewritten plan, and one in two parts, computes what the
+// plan did, on plans of models and on random ones, and that models get all the fusions that there
+// are for them.
 //
 // What a plan computes is followed in symbols: a slot holds a number that stands for the whole
 // history of its content.
@@ -8,13 +9,17 @@
 #include "base/str.h"
 #include "engine/model/model.h"
 #include "engine/model/plan.h"
+#include "engine/model/plan_cut.h"
 #include "engine/model/plan_fuse.h"
 
 TEST_MAIN
 
 // ---- plans in symbols -------------------------------------------------------------------------
 
-struct machine { uint64_t slot[SLOT_COUNT], logits, blocks; };
+struct machine {
+    uint64_t slot[SLOT_COUNT], logits, blocks;
+    uint32_t layer0;                    // what the plan's first layer is in the whole model
+};
 
 static uint64_t mix(uint64_t a, uint64_t b)
 {
@@ -96,7 +101,7 @@ static void run_qkv(struct machine *m, const struct op *op, uint32_t head_dim)
     }
     m->slot[op->dst[0]] = rope_of(op->rope.local, 0, q);
     k = rope_of(op->rope.local, 1, k);
-    m->blocks = mix(mix(mix(mix(m->blocks, op->layer), 6), k), m->slot[op->src[1]]);
+    m->blocks = mix(mix(mix(mix(m->blocks, m->layer0 + op->layer), 6), k), m->slot[op->src[1]]);
 }
 
 static void run_op(struct machine *m, const struct op *op, uint32_t head_dim)
@@ -111,9 +116,11 @@ static void run_op(struct machine *m, const struct op *op, uint32_t head_dim)
         for (unsigned i = 0; i < 2; i++)
             m->slot[op->dst[i]] = rope_of(op->rope.local, i, m->slot[op->dst[i]]);
         break;
-    case OP_KV_WRITE: m->blocks = mix(mix(mix(mix(m->blocks, op->layer), 6), x[0]), x[1]); break;
+    case OP_KV_WRITE:
+        m->blocks = mix(mix(mix(mix(m->blocks, m->layer0 + op->layer), 6), x[0]), x[1]);
+        break;
     case OP_ATTN:
-        m->slot[op->dst[0]] = mix(mix(mix(m->blocks, op->layer), 8), x[0]);
+        m->slot[op->dst[0]] = mix(mix(mix(m->blocks, m->layer0 + op->layer), 8), x[0]);
         break;
     case OP_GLU: m->slot[op->dst[0]] = glu_of(op->glu.act, x[0], x[1]); break;
     case OP_GATHER:
@@ -133,6 +140,26 @@ static struct machine run_plan(const struct plan *p, uint32_t head_dim)
     for (uint32_t i = 0; i < p->n_ops; i++)
         run_op(&m, &p->op[i], head_dim);
     return m;
+}
+
+// The first `layer` layers on one machine, the rest on another that gets no more than it must.
+static struct machine run_cut(const struct plan *p, uint32_t layer, uint32_t n_layers,
+                              uint32_t head_dim)
+{
+    struct err err;
+    struct plan *first, *second;
+    REQUIRE_OK(plan_cut(&first, p, 0, layer, &err), err);
+    REQUIRE_OK(plan_cut(&second, p, layer, n_layers - layer, &err), err);
+    REQUIRE_INT(first->n_ops + second->n_ops, p->n_ops);
+    struct machine a = run_plan(first, head_dim), b = { .layer0 = layer, .blocks = a.blocks,
+                                                        .logits = a.logits };
+    for (unsigned s = 0; s < SLOT_COUNT; s++)
+        b.slot[s] = plan_cut_slots(p, layer) >> s & 1 ? a.slot[s] : mix(11, s);
+    for (uint32_t i = 0; i < second->n_ops; i++)
+        run_op(&b, &second->op[i], head_dim);
+    plan_free(first);
+    plan_free(second);
+    return b;
 }
 
 static struct plan *fuse(const struct plan *src, const struct model_cfg *cfg, uint32_t rules)
@@ -156,12 +183,23 @@ static void check_slots(const struct op *op)
 }
 
 // Same results, and where the plan leaves its slots to the caller, the same in all of them.
+static void check_results(const struct plan *src, const struct machine *a, const struct machine *b)
+{
+    REQUIRE(a->logits == b->logits && a->blocks == b->blocks);
+    if (src->op[src->n_ops - 1].kind != OP_LOGITS)
+        REQUIRE(memcmp(a->slot, b->slot, sizeof(a->slot)) == 0);
+}
+
 static void check_same(const struct plan *src, const struct plan *fused, uint32_t head_dim)
 {
     struct machine a = run_plan(src, head_dim), b = run_plan(fused, head_dim);
-    REQUIRE(a.logits == b.logits && a.blocks == b.blocks);
-    if (src->op[src->n_ops - 1].kind != OP_LOGITS)
-        REQUIRE(memcmp(a.slot, b.slot, sizeof(a.slot)) == 0);
+    check_results(src, &a, &b);
+}
+
+static void check_cut(const struct plan *p, uint32_t layer, uint32_t n_layers, uint32_t head_dim)
+{
+    struct machine a = run_plan(p, head_dim), b = run_cut(p, layer, n_layers, head_dim);
+    check_results(p, &a, &b);
 }
 
 // ---- random plans -----------------------------------------------------------------------------
@@ -303,6 +341,24 @@ TEST(random_plans_stay_what_they_are)
     REQUIRE(n_glu > 50 && n_qkv > 50 && n_heads > 50 && n_norm > 50 && n_added > 50);
 }
 
+TEST(random_plans_in_two_parts)
+{
+    struct op ops[OPS_MAX];
+    struct plan p = { .op = ops };
+    uint32_t n_moved = 0;
+    make_tensors();
+    seed = 2;
+    for (int i = 0; i < 50000; i++) {
+        random_plan(&p);
+        uint32_t at = 1 + below(p.n_ops - 1);
+        for (uint32_t k = 0; k < p.n_ops; k++)
+            ops[k].layer = k >= at;
+        check_cut(&p, 1, 2, WIDTH);
+        n_moved += (uint32_t)__builtin_popcount(plan_cut_slots(&p, 1) & 31);
+    }
+    REQUIRE(n_moved > 50000 && n_moved < 4 * 50000);    // neither none nor all of the five
+}
+
 // ---- models -----------------------------------------------------------------------------------
 
 static struct model *open_model(const char *file)
@@ -329,6 +385,24 @@ TEST(models_get_all_there_is)
         struct plan *p = fuse(m->plan, &m->cfg, FUSE_ALL);
         check_same(m->plan, p, m->cfg.head_dim);
         REQUIRE_INT(p->n_ops, 6 * m->cfg.n_layers + 3);     // embedding, gather, logits
+        plan_free(p);
+        model_close(m);
+    }
+}
+
+// Between two layers there is the residual stream and nothing else.
+TEST(models_in_two_parts)
+{
+    for (size_t i = 0; i < ARRAY_LEN(model_files); i++) {
+        struct model *m = open_model(model_files[i]);
+        for (uint32_t layer = 1; layer < m->cfg.n_layers; layer++) {
+            check_cut(m->plan, layer, m->cfg.n_layers, m->cfg.head_dim);
+            REQUIRE_INT(plan_cut_slots(m->plan, layer), 1 << SLOT_X);
+        }
+        struct plan *p;
+        struct err err;
+        REQUIRE_OK(plan_cut(&p, m->plan, 0, 1, &err), err);
+        REQUIRE(p->slot_width[SLOT_X] == m->cfg.width && p->slot_width[SLOT_O] == 0);
         plan_free(p);
         model_close(m);
     }

@@ -5,69 +5,12 @@
 #include <string.h>
 #include "base/base.h"
 #include "engine/model/plan.h"
-
-// ---- who reads what ---------------------------------------------------------------------------
-
-// Slots as bits.
-typedef uint32_t slot_set;
-static_assert(SLOT_COUNT <= 32, "a set of slots is a word");
-
-static slot_set set_of(const uint8_t *slot, unsigned n)
-{
-    slot_set s = 0;
-    for (unsigned i = 0; i < n; i++)
-        s |= UINT32_C(1) << slot[i];
-    return s;
-}
-
-static unsigned n_results(const struct op *op)
-{
-    switch (op->kind) {
-    case OP_EMBED:
-    case OP_NORM:
-    case OP_ATTN:
-    case OP_GLU: return 1;
-    case OP_MATMUL: return op->flags & OP_GLU_OUT ? 1 : op->n_w;
-    case OP_GATHER: return op->n_w;
-    default: return 0;                  // in place, or into the blocks, or logits
-    }
-}
-
-// What an operation writes without regard to what was there.
-static slot_set slots_overwritten(const struct op *op)
-{
-    return op->flags & OP_ADD ? 0 : set_of(op->dst, n_results(op));
-}
-
-static slot_set slots_read(const struct op *op)
-{
-    slot_set s = op->flags & OP_ADD ? set_of(op->dst, n_results(op)) : 0;
-    switch (op->kind) {
-    case OP_NORM:
-    case OP_ATTN: return s | set_of(op->src, 1);
-    case OP_MATMUL:
-    case OP_LOGITS:
-        return s | set_of(op->src, 1) | (op->added.w ? set_of(&op->added.slot, 1) : 0);
-    case OP_ROPE: return set_of(op->dst, 2);
-    case OP_GLU:
-    case OP_KV_WRITE: return set_of(op->src, 2);
-    case OP_GATHER: return set_of(op->src, op->n_w);
-    case OP_QKV_STORE: return set_of(op->dst, 1) | set_of(op->src, 2);
-    default: return s;
-    }
-}
+#include "engine/model/plan_slots.h"
 
 // Nothing after operation i reads what is in the slot then.
 static bool is_dead_after(const struct plan *p, uint32_t i, uint8_t slot)
 {
-    slot_set s = set_of(&slot, 1);
-    while (++i < p->n_ops) {
-        if (slots_read(&p->op[i]) & s)
-            return false;
-        if (slots_overwritten(&p->op[i]) & s)
-            return true;
-    }
-    return p->op[p->n_ops - 1].kind == OP_LOGITS;
+    return !(plan_slots_live(p, i + 1) & slot_bit(slot));
 }
 
 // ---- rules ------------------------------------------------------------------------------------
@@ -169,8 +112,8 @@ static uint32_t fuse_norm(const struct plan *p, const struct model_cfg *cfg, uin
         mat->src[0] != norm->dst[0] || !is_dead_after(p, i + 1, norm->dst[0]))
         return 0;
     // The product must not write what it is made of.
-    slot_set in = set_of(norm->src, 1) | set_of(norm->dst, 1);
-    if (set_of(mat->dst, n_results(mat)) & in)
+    slot_set in = slot_bit(norm->src[0]) | slot_bit(norm->dst[0]);
+    if (op_slots_written(mat) & in)
         return 0;
     *ret = *mat;
     ret->src[0] = norm->src[0];
