@@ -134,7 +134,8 @@ struct executor_ops {
     // Starts a step; b and what it points to stay valid and untouched until wait() returns.
     // Returns 0, -ENOMEM (it never began, and others may), -EIO (as below).
     int  (*submit)(struct program *g, struct batch *b, struct err *err);
-    // Returns 0, -ETIMEDOUT, -EIO (the device is lost: nothing more will work).
+    // Returns 0, -ETIMEDOUT, -EIO (the device is lost: nothing more will work), or -ENOMEM (what
+    // the step did is void, and others may go well).
     int  (*wait)(struct program *g, uint64_t timeout_ns, struct err *err);
     // Logits of tokens [first, first + n) of output `out` of the last step. NULL: this executor
     // always gives whole rows, and is not told what is wanted. Returns 0, -ETIMEDOUT, -EIO.
@@ -146,9 +147,11 @@ struct executor_ops {
     void (*profile)(struct program *g, bool on,
                     void (*f)(void *ctx, const char *label, uint64_t ns, uint64_t n), void *ctx);
 
-    // For tests: rows of an activation slot, float32 (n_rows, slot_width).
-    void (*slot_read)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows, float *dst);
-    void (*slot_write)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows,
+    // Rows of an activation slot, float32 (n_rows, slot_width), between two steps: for executors
+    // that share a plan (split.h), and for tests. What is written is there for the step that is
+    // submitted next. Returns 0, -ENOMEM, -ETIMEDOUT, -EIO.
+    int  (*slot_read)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows, float *dst);
+    int  (*slot_write)(struct program *g, enum slot s, uint32_t row0, uint32_t n_rows,
                        const float *src);
 };
 

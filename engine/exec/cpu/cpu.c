@@ -49,24 +49,25 @@ static int cpu_wait(struct program *p, uint64_t timeout_ns, struct err *err)
     return 0;
 }
 
-static void cpu_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
-                          float *dst)
+static int cpu_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows, float *dst)
 {
     const struct cpu_program *g = container_of(p, struct cpu_program, p);
     size_t width = g->plan->slot_width[s];
     assert(row0 + n_rows <= g->params.rows_max);
     for (uint32_t i = 0; i < n_rows; i++)
         memcpy(dst + i * width, slot_row(g, s, row0 + i), width * sizeof(float));
+    return 0;
 }
 
-static void cpu_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
-                           const float *src)
+static int cpu_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                          const float *src)
 {
     const struct cpu_program *g = container_of(p, struct cpu_program, p);
     size_t width = g->plan->slot_width[s];
     assert(row0 + n_rows <= g->params.rows_max);
     for (uint32_t i = 0; i < n_rows; i++)
         memcpy(slot_row(g, s, row0 + i), src + i * width, width * sizeof(float));
+    return 0;
 }
 
 const struct executor_ops executor_cpu = {

@@ -338,18 +338,20 @@ static void null_profile(struct program *p, bool on,
     g->profiled = on;
 }
 
-static void null_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
-                           float *dst)
+static int null_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                          float *dst)
 {
     (void)row0;
     const struct plan *plan = of(p)->model->plan;
     memset(dst, 0, (size_t)n_rows * (plan ? plan->slot_width[s] : 0) * sizeof(float));
+    return 0;
 }
 
-static void null_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
-                            const float *src)
+static int null_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                           const float *src)
 {
     (void)p, (void)s, (void)row0, (void)n_rows, (void)src;
+    return 0;
 }
 
 const struct executor_ops executor_null = {

@@ -104,6 +104,7 @@ void vulkan_unload(struct program *p)
     struct vk_program *g = container_of(p, struct vk_program, p);
     vk_step_finish(g);
     vk_top_finish(g);
+    vk_slots_finish(g);
     vk_matmul_finish(g);
     vk_weights_finish(g);
     vk_attn_finish(g);

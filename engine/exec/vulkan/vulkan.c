@@ -1,14 +1,12 @@
-// The Vulkan executor's table: a device by name, and slots read and written by tests.
+// The Vulkan executor's table, and a device by name.
 #include "engine/exec/vulkan/vulkan.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "base/base.h"
-#include "base/clock.h"
 
 #define ROOM_KEPT_BYTES (UINT64_C(512) << 20)
-#define SLOT_TIMEOUT_NS (60 * NS_PER_S)
 
 // ---- the device -------------------------------------------------------------------------------
 
@@ -116,63 +114,6 @@ static void vulkan_profile(struct program *p, bool on,
         vk_profile(g->vk, f, ctx);
     vk_profile_enable(g->vk, on);
     vk_recorded_drop(g);                // what is recorded from now on takes its times, or does not
-}
-
-// ---- slots ------------------------------------------------------------------------------------
-
-// Whole rows of a slot between device memory and `host`. A test's: what fails is a bug.
-static void slot_copy(struct vk_program *g, enum slot s, uint32_t row0, const struct vk_mem *host,
-                      bool read)
-{
-    struct vk_cmd *c;
-    size_t at = (size_t)row0 * g->stride[s] * sizeof(float);
-    int r = vk_cmd_create(g->vk, &c, NULL);
-    assert(r == 0);
-    vk_cmd_begin(c);
-    if (read)
-        vk_copy(c, host, 0, &g->slot[s], at, host->bytes);
-    else
-        vk_copy(c, &g->slot[s], at, host, 0, host->bytes);
-    r = vk_cmd_end(c, NULL);
-    if (r == 0)
-        r = vk_run(g->vk, c, SLOT_TIMEOUT_NS, NULL);
-    assert(r == 0);
-    vk_cmd_destroy(c);
-}
-
-static struct vk_mem slot_staging(struct vk_program *g, enum slot s, uint32_t row0,
-                                  uint32_t n_rows)
-{
-    struct vk_mem m = {0};
-    assert(row0 + n_rows <= g->params.rows_max);
-    int r = vk_alloc(g->vk, VK_HOME_HOST, (size_t)n_rows * g->stride[s] * sizeof(float), &m, NULL);
-    assert(r == 0);
-    return m;
-}
-
-static void vulkan_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
-                             float *dst)
-{
-    struct vk_program *g = container_of(p, struct vk_program, p);
-    size_t width = g->plan->slot_width[s];
-    struct vk_mem m = slot_staging(g, s, row0, n_rows);
-    slot_copy(g, s, row0, &m, true);
-    for (uint32_t i = 0; i < n_rows; i++)
-        memcpy(dst + i * width, (const float *)m.map + (size_t)i * g->stride[s],
-               width * sizeof(float));
-    vk_free(g->vk, &m);
-}
-
-static void vulkan_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
-                              const float *src)
-{
-    struct vk_program *g = container_of(p, struct vk_program, p);
-    size_t width = g->plan->slot_width[s];
-    struct vk_mem m = slot_staging(g, s, row0, n_rows);
-    for (uint32_t i = 0; i < n_rows; i++)
-        memcpy((float *)m.map + (size_t)i * g->stride[s], src + i * width, width * sizeof(float));
-    slot_copy(g, s, row0, &m, false);
-    vk_free(g->vk, &m);
 }
 
 const struct executor_ops executor_vulkan = {

@@ -146,6 +146,12 @@ static inline size_t vk_digest_bytes(const struct vk_kv *kv)
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
 struct vk_top;                          // top.c: rows that stay, what is picked out of them
 
+struct vk_slot_move {                   // slots.c: rows on their way to or from the host
+    struct vk_mem  staging;             // pinned on the host
+    struct vk_cmd *cmd;
+    uint64_t       ticket;              // of its last submit
+};
+
 struct vk_program {
     struct program         p;
     struct vulkan_executor *x;
@@ -177,6 +183,7 @@ struct vk_program {
     struct vk_attn *attn;
     struct vk_top  *top;                // NULL: there are no logits
     struct step_mem step;
+    struct vk_slot_move slot_move;
 
     struct batch   *batch;
     uint64_t        ticket;
@@ -306,6 +313,11 @@ static inline int vk_grow(struct vk_program *g, struct vk_mem *m, enum vk_home h
 uint32_t vk_recorded_barriers(const struct vk_program *g);      // of the last step's, for tests
 int  vulkan_submit(struct program *p, struct batch *b, struct err *err);
 int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
+// slots.c: the executor's slot_* functions
+int  vulkan_slot_read(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows, float *dst);
+int  vulkan_slot_write(struct program *p, enum slot s, uint32_t row0, uint32_t n_rows,
+                       const float *src);
+void vk_slots_finish(struct vk_program *g);
 // program.c
 int  vulkan_load(struct executor *x, const struct model *m, const struct plan *plan,
                  const struct load_params *p, struct program **ret, struct err *err);
