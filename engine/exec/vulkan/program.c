@@ -63,6 +63,16 @@ static int load(struct vk_program *g, struct err *err)
     return r;
 }
 
+// A model that does not fit is told where there is more room.
+static void say_way_out(struct err *err)
+{
+    struct err why;
+    if (!err)
+        return;
+    why = *err;
+    err_set(err, why.code, "%.400s; fewer --gpu-layers leave more to the CPU", why.msg);
+}
+
 int vulkan_load_as(struct executor *x, const struct model *m, const struct plan *plan,
                    const struct vulkan_choice *choice, const struct load_params *p,
                    struct program **ret, struct err *err)
@@ -82,6 +92,8 @@ int vulkan_load_as(struct executor *x, const struct model *m, const struct plan 
     int r = plan_fuse(&g->plan, plan, g->cfg, choice->rules, err);
     if (r == 0)
         r = load(g, err);
+    if (r == -ENOMEM)
+        say_way_out(err);
     if (r) {
         vulkan_unload(&g->p);
         return r;
