@@ -5,6 +5,7 @@
 #include <math.h>
 #include "base/base.h"
 #include "base/clock.h"
+#include "engine/exec/split.h"
 #include "engine/exec/vulkan/vk_int.h"
 #include "engine/exec/vulkan/vulkan.h"
 
@@ -94,24 +95,27 @@ TEST(rope_of_far_positions)
 // ---- faults -----------------------------------------------------------------------------------
 
 // A plan that has every kind of operation.
-static void rig_small_model(struct rig *r, struct layer_weights *w)
+static void rig_small_model(struct rig *r, struct layer_weights *w, uint32_t n_layers)
 {
     struct err err;
     struct plan *plan;
     rig_init(r, 2, 1, DIM);
     struct model_cfg *c = &r->model.cfg;
+    c->n_layers = n_layers;
     c->width = c->ff_width = 64;
     c->n_vocab = 40;
     c->norm_eps = 1e-6f;
     c->rope = (struct rope_cfg){ .kind = ROPE_HALVES, .n_rot = DIM, .base = 1e4f, .factor = 1 };
     c->embed_scale = c->attn_scale = c->residual_scale = c->logit_scale = 1.0f;
-    *w = (struct layer_weights){
-        .attn_norm = rig_tensor(r, 64, 1, 0.1f, 1.0f), .ff_norm = rig_tensor(r, 64, 1, 0.1f, 1.0f),
-        .q = rig_tensor(r, 64, 64, 0.1f, 0), .k = rig_tensor(r, 64, 32, 0.1f, 0),
-        .v = rig_tensor(r, 64, 32, 0.1f, 0), .attn_out = rig_tensor(r, 64, 64, 0.1f, 0),
-        .ff_gate = rig_tensor(r, 64, 64, 0.1f, 0), .ff_up = rig_tensor(r, 64, 64, 0.1f, 0),
-        .ff_down = rig_tensor(r, 64, 64, 0.1f, 0),
-    };
+    for (uint32_t i = 0; i < n_layers; i++)
+        w[i] = (struct layer_weights){
+            .attn_norm = rig_tensor(r, 64, 1, 0.1f, 1.0f),
+            .ff_norm = rig_tensor(r, 64, 1, 0.1f, 1.0f),
+            .q = rig_tensor(r, 64, 64, 0.1f, 0), .k = rig_tensor(r, 64, 32, 0.1f, 0),
+            .v = rig_tensor(r, 64, 32, 0.1f, 0), .attn_out = rig_tensor(r, 64, 64, 0.1f, 0),
+            .ff_gate = rig_tensor(r, 64, 64, 0.1f, 0), .ff_up = rig_tensor(r, 64, 64, 0.1f, 0),
+            .ff_down = rig_tensor(r, 64, 64, 0.1f, 0),
+        };
     r->model.weights.embed = r->model.weights.out = rig_tensor(r, 64, 40, 1.0f, 0);
     r->model.weights.out_norm = rig_tensor(r, 64, 1, 0.1f, 1.0f);
     r->model.weights.layer = w;
@@ -151,7 +155,7 @@ TEST(no_memory_to_load)
     float want[40], got[40];
     if (rig_is_cpu())
         SKIP("no Vulkan device in TEST_DEVICE");
-    rig_small_model(&r, &w);
+    rig_small_model(&r, &w, 1);
     rig_open(&r, 2);
     small_step(&r, want);
     rig_close(&r);
@@ -229,6 +233,88 @@ TEST(a_lost_device)
 TEST(a_step_that_hangs)
 {
     check_lost(VK_FAULT_TIMEOUT);
+}
+
+// The second half of a split plan is on the device: what happens there comes through.
+struct shared {
+    struct rig           rig;
+    struct layer_weights w[2];
+    struct vk           *vk;
+};
+
+static void shared_open(struct shared *s)
+{
+    struct err err;
+    struct executor_params p = { .threads = 1, .exact = true };
+    struct load_params lp = { .rows_max = 8, .seqs_max = 2, .outputs_max = 2 };
+    struct rig *r = &s->rig;
+    if (rig_is_cpu())
+        SKIP("no Vulkan device in TEST_DEVICE");
+    p.device_arg = executor_arg(getenv("TEST_DEVICE"));
+    rig_small_model(r, s->w, 2);
+    REQUIRE_OK(split_open(&r->x, &executor_vulkan, &p, 1, 2, &err), err);
+    s->vk = vk_of(container_of(r->x, struct split_executor, x)->half[1]);
+    REQUIRE_OK(r->x->ops->load(r->x, &r->model, &r->plan, &lp, &r->g, &err), err);
+    REQUIRE_OK(r->x->ops->kv_alloc(r->g, 2, &r->layout, &err), err);
+}
+
+static void shared_close(struct shared *s)
+{
+    struct executor *x = s->rig.x;
+    rig_finish(&s->rig);
+    x->ops->close(x);
+}
+
+static int shared_step(struct shared *s, float *logits, struct err *err)
+{
+    int32_t token[3] = { 1, 2, 3 };
+    uint32_t table[1] = { 0 }, out = 2;
+    struct batch_seq seq = { .block = table, .n_blocks = 1, .n_rows = 3 };
+    struct batch b = {
+        .n_rows = 3, .n_seqs = 1, .n_out = 1, .token = token, .seq = &seq, .out_row = &out };
+    int r = s->rig.x->ops->submit(s->rig.g, &b, err);
+    if (r == 0)
+        r = s->rig.x->ops->wait(s->rig.g, WAIT_NS, err);
+    if (r == 0)
+        memcpy(logits, b.logits, 40 * sizeof(float));
+    return r;
+}
+
+TEST(no_memory_between_the_halves)
+{
+    struct shared s;
+    struct err err;
+    float want[40], got[40];
+    shared_open(&s);
+    vk_inject(s.vk, VK_FAULT_ALLOC, 0);
+    REQUIRE_INT(shared_step(&s, got, &err), -ENOMEM);
+    REQUIRE(err.msg[0]);
+    REQUIRE_OK(shared_step(&s, want, &err), err);
+    REQUIRE_OK(shared_step(&s, got, &err), err);
+    REQUIRE(memcmp(want, got, sizeof(want)) == 0);
+    shared_close(&s);
+}
+
+static void check_shared_lost(enum vk_fault fault, uint32_t after, int want)
+{
+    struct shared s;
+    struct err err;
+    float logits[40];
+    shared_open(&s);
+    REQUIRE_OK(shared_step(&s, logits, &err), err);
+    vk_inject(s.vk, fault, after);
+    REQUIRE_INT(shared_step(&s, logits, &err), want);
+    REQUIRE(err.msg[0]);
+    REQUIRE_INT(shared_step(&s, logits, &err), -EIO);
+    shared_close(&s);
+}
+
+// As the rows come, and in the step itself.
+TEST(a_lost_second_half)
+{
+    check_shared_lost(VK_FAULT_LOST, 0, -EIO);
+    check_shared_lost(VK_FAULT_LOST, 1, -EIO);
+    check_shared_lost(VK_FAULT_TIMEOUT, 1, -ETIMEDOUT);
 }
 
 TEST(a_device_in_words)

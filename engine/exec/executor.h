@@ -32,7 +32,7 @@ struct executor_params {
 struct load_params {
     uint32_t      rows_max;             // rows of a batch
     uint32_t      seqs_max;             // sequences of a batch
-    uint32_t      outputs_max;          // rows with logits of a batch
+    uint32_t      outputs_max;          // rows with logits of a batch; 0: there are none
     enum kv_type  k_type, v_type;
     // Called now and then while weights are taken in; may be NULL. Non-zero stops the load with
     // -ECANCELED.

@@ -2,6 +2,7 @@
 #include "engine/exec/mem.h"
 #include <errno.h>
 #include <sys/mman.h>
+#include <unistd.h>
 #include "base/base.h"
 
 #define HUGE_BYTES ((size_t)2 << 20)
@@ -32,4 +33,10 @@ void mem_unmap(struct mem *m)
     if (m->p)
         munmap(m->p, m->bytes);
     *m = (struct mem){0};
+}
+
+uint64_t mem_machine_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page_bytes > 0 ? (uint64_t)pages * (uint64_t)page_bytes : UINT64_MAX;
 }

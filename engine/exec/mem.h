@@ -2,6 +2,7 @@
 // there are any.
 #pragma once
 #include <stddef.h>
+#include <stdint.h>
 
 struct mem { void *p; size_t bytes; };      // zero-initialised: nothing
 
@@ -10,3 +11,5 @@ int  mem_map(struct mem *m, size_t bytes);
 // mem_map unless m is that large already; what it held is lost then.
 int  mem_grow(struct mem *m, size_t bytes);
 void mem_unmap(struct mem *m);
+// Of this machine; UINT64_MAX where that is not known.
+uint64_t mem_machine_bytes(void);

@@ -5,10 +5,8 @@
 // Rows of a block that are not written yet are zeros or rows of a copied block, never garbage:
 // attention multiplies them by zero.
 #include <errno.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 #include "engine/exec/cpu/cpu.h"
 #include "base/base.h"
 
@@ -18,8 +16,7 @@
 // Blocks take memory only once they are written, which may be too late to say no.
 static int check_memory(uint32_t n_blocks, size_t block_bytes, struct err *err)
 {
-    long pages = sysconf(_SC_PHYS_PAGES), page_bytes = sysconf(_SC_PAGESIZE);
-    double have = pages > 0 && page_bytes > 0 ? (double)pages * (double)page_bytes : INFINITY;
+    double have = (double)mem_machine_bytes();
     double need = (double)n_blocks * (double)block_bytes;
     if (need <= have)
         return 0;
