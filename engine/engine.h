@@ -23,6 +23,9 @@ struct engine;
 struct engine_params {
     const char *model_path;
     const char *device;             // "auto", "cpu", "vulkan", "vulkan:NAME", "null"
+    bool        gpu_limited;        // the device, a GPU, gets the model's last gpu_layers layers
+    uint32_t    gpu_layers;         // and the output, the CPU the others; all that there are: as
+                                    // if not limited, 0: the CPU alone
     const char *cache_dir;          // where compiled kernels are kept; NULL: nowhere
     uint32_t    threads;            // 0: all cores
     bool        exact;              // exactly dequantised weights, float32 activations and KV

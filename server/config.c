@@ -37,6 +37,9 @@ static const struct option options[] = {
       "keys that clients must send, one a line, each perhaps as NAME:KEY" },
     { "device", "NAME", OPT_TEXT, AT(device), "auto", 0, 0,
       "auto, cpu, vulkan, vulkan:NAME or null" },
+    { "gpu-layers", "N", OPT_NUMBER, AT(gpu_layers), "1024", 0, 1024,
+      "layers on the GPU: the last N of the model, with its output; the CPU runs the others; "
+      "from the number of layers on: all" },
     { "threads", "N", OPT_NUMBER, AT(threads), "0", 0, 1024, "compute threads; 0: all cores" },
     { "ctx", "TOKENS", OPT_NUMBER, AT(ctx_tokens), "0", 0, 1u << 24,
       "context of one sequence; 0: what the model was trained with" },

@@ -21,7 +21,7 @@ struct config {
     const char *api_key_file;           // NULL: no keys
     const char *device, *kv;
     const char *attention, *cors_origin, *allow_host, *log_level;
-    uint64_t    threads, ctx_tokens, kv_memory_bytes, seqs_max, queue_max, max_step_ms;
+    uint64_t    gpu_layers, threads, ctx_tokens, kv_memory_bytes, seqs_max, queue_max, max_step_ms;
     uint64_t    kv_device_bytes;        // UINT64_MAX: what there is
     uint64_t    budget_tokens, window_tokens, sink_tokens;
     uint64_t    request_timeout_s, header_timeout_s, body_timeout_s, write_timeout_s;

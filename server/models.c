@@ -117,6 +117,7 @@ int models_open(struct models *m, const struct config *c,
     struct engine_params p = {
         .device = c->device, .cache_dir = c->cache_dir, .threads = (uint32_t)c->threads,
         .exact = c->exact,
+        .gpu_limited = c->gpu_layers < LAYERS_MAX, .gpu_layers = (uint32_t)c->gpu_layers,
         .ctx_tokens = (uint32_t)c->ctx_tokens, .kv_memory_bytes = c->kv_memory_bytes,
         .kv_limited = c->kv_device_bytes != UINT64_MAX, .kv_device_bytes = c->kv_device_bytes,
         .seqs_max = (uint32_t)c->seqs_max, .queue_max = (uint32_t)c->queue_max,

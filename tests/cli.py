@@ -209,6 +209,15 @@ def test_run():
     assert seeded[0] == seeded[1]
 
 
+def test_gpu_layers():
+    ask = ('run', SMOLLM2, '-p', 'x', '--raw', '-n', 2, '--temp', 0, '--ctx', 256)
+    alone = output(*ask, '--device', 'cpu')
+    assert output(*ask, '--device', 'cpu', '--gpu-layers', 0) == alone
+    assert output(*ask, '--device', 'vulkan:any', '--gpu-layers', 0) == alone
+    require_failure(*ask, '--device', 'cpu', '--gpu-layers', 2, names=b'no GPU for 2 layers')
+    require_usage(*ask, '--gpu-layers', 'all')
+
+
 def test_chat():
     out = output('run', SMOLLM2, '--temp', 0, '-n', 3, *CPU, text=b'Hello\n\nAgain\n').decode()
     assert out.count('\n') >= 2 and len(out.split()) >= 2

@@ -1,5 +1,6 @@
 // Options: flags, the file, and which wins; what is refused and how it is named.
 #include <unistd.h>
+#include "engine/limits.h"
 #include "server/config.h"
 #include "server/listen.h"
 #include "tests/test.h"
@@ -36,6 +37,7 @@ TEST(defaults)
     REQUIRE_STR(c.listen, "127.0.0.1:8080");
     REQUIRE_STR(c.admin, "127.0.0.1:8081");
     REQUIRE_STR(c.device, "auto");
+    REQUIRE(c.gpu_layers == LAYERS_MAX);
     REQUIRE(c.api_key_file == NULL && !c.exact && !c.allow_public && c.kv == NULL);
     REQUIRE(c.kv_device_bytes == UINT64_MAX);
     REQUIRE(c.body_max_bytes == 16 << 20 && c.header_timeout_s == 10 && c.log_max == LOG_INFO);
@@ -48,10 +50,11 @@ TEST(flags)
     struct err err = {0};
     REQUIRE_OK(read_config(&c, ARGV("--model", "a=x.gguf", "--model=b=y.gguf", "--exact",
                                     "--kv-memory-bytes", "3G", "--threads=4", "--log-level",
-                                    "debug"), &err), err);
+                                    "debug", "--gpu-layers", "0"), &err), err);
     REQUIRE(c.model.n == 2);
     REQUIRE_STR(c.model.item[1], "b=y.gguf");
     REQUIRE(c.exact && c.kv_memory_bytes == UINT64_C(3) << 30 && c.threads == 4);
+    REQUIRE(c.gpu_layers == 0);
     REQUIRE(c.log_max == LOG_DEBUG);
     config_free(&c);
     REQUIRE_OK(read_config(&c, ARGV("--model", "a", "--kv-device-bytes", "0"), &err), err);

@@ -5,8 +5,9 @@
 // one or weights rounded to f16 all lie between) and give the same text. The fast path's mean error
 // may be PEER_RATIO_MAX times llama.cpp's on the same prompts (tests/golden/peer.py), and it may
 // choose another token only where the reference's two best are within 0.3. Run it from a release
-// build: it is slow under sanitizers. TEST_DEVICE names the device, else it is the CPU; TEST_PROMPT
-// the only prompt, for a slow device.
+// build: it is slow under sanitizers. TEST_DEVICE names the device, else it is the CPU;
+// TEST_GPU_LAYERS how many layers it gets, else all; TEST_PROMPT the only prompt, for a slow
+// device.
 #include "tests/test.h"
 #include <errno.h>
 #include <math.h>
@@ -272,9 +273,11 @@ static struct engine *open_model(const struct golden *g, bool exact)
     char path[1024];
     if (!test_model(g->file, path, sizeof(path)))
         SKIP("no %s: run tools/model --all", g->file);
-    const char *device = getenv("TEST_DEVICE");
+    const char *device = getenv("TEST_DEVICE"), *layers = getenv("TEST_GPU_LAYERS");
     struct engine_params p = { .model_path = path, .device = device ? device : "cpu",
                                .exact = exact, .ctx_tokens = TOKENS_MAX,
+                               .gpu_limited = layers != NULL,
+                               .gpu_layers = layers ? (uint32_t)strtoul(layers, NULL, 10) : 0,
                                .attn = attn_policy_dense() };
     struct engine *e;
     struct err err = { 0 };

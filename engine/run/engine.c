@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include "engine/exec/split.h"
 #include "engine/run/priv.h"
 #include "base/clock.h"
 
@@ -107,7 +108,8 @@ static int parse_kv_type(const char *name, bool exact, enum kv_type *ret, struct
     return r < 0 ? err_set(err, r, "no KV type is called \"%s\"", name) : 0;
 }
 
-static int open_executor(struct engine *e, const struct engine_params *p, struct err *err)
+// The device, the CPU, or both.
+static int open_device(struct engine *e, const struct engine_params *p, struct err *err)
 {
     const char *name = p->device ? p->device : "auto";
     const struct executor_ops *ops = executor_find(name);
@@ -117,9 +119,27 @@ static int open_executor(struct engine *e, const struct engine_params *p, struct
         .threads = p->threads, .exact = p->exact, .device_arg = executor_arg(name),
         .cache_dir = p->cache_dir,
     };
-    int r = ops->open(&e->x, &xp, err);
+    uint32_t n_layers = e->model->cfg.n_layers;
+    if (!p->gpu_limited)
+        return ops->open(&e->x, &xp, err);
+    if (p->gpu_layers > 0 && ops != &executor_vulkan)
+        return err_set(err, -EINVAL, "no GPU for %u layers: device \"%s\" is %s", p->gpu_layers,
+                       name, ops->name);
+    if (p->gpu_layers > 0 && p->gpu_layers < n_layers)
+        return split_open(&e->x, ops, &xp, n_layers - p->gpu_layers, n_layers, err);
+    if (p->gpu_layers == 0 && ops == &executor_vulkan) {
+        ops = &executor_cpu;
+        xp.device_arg = NULL;
+    }
+    return ops->open(&e->x, &xp, err);
+}
+
+static int open_executor(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    int r = open_device(e, p, err);
     if (r < 0)
         return r;
+    const struct executor_ops *ops = e->x->ops;
     ops->describe(e->x, e->device, sizeof e->device);
     if (ops->rows_usual)
         e->limits.rows_max = MAX(e->limits.rows_max, ops->rows_usual(e->x));
@@ -167,6 +187,15 @@ static uint64_t usual_blocks(const struct engine *e, const struct engine_params 
     return CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
 }
 
+static int no_room(const struct engine *e, const struct engine_params *p, struct err *err)
+{
+    unsigned long long block = e->layout.block_bytes, have = p->kv_memory_bytes;
+    if (have)
+        return err_set(err, -ENOSPC, "%llu bytes of KV memory, one block has %llu", have, block);
+    return err_set(err, -ENOSPC, "%s: no room is left for a KV block of %llu bytes; fewer "
+                   "--gpu-layers leave more to the CPU", e->x->ops->name, block);
+}
+
 // How many blocks the pool gets, and how long a sequence may become.
 static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *n_blocks,
                      struct err *err)
@@ -179,8 +208,7 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
     if (!p->kv_blocks && !p->kv_memory_bytes)
         n = usual_blocks(e, p, per_seq);
     if (n == 0)
-        return err_set(err, -ENOSPC, "%llu bytes of KV memory, one block has %llu",
-                       (unsigned long long)p->kv_memory_bytes, (unsigned long long)block);
+        return no_room(e, p, err);
     n = MIN(n, UINT32_MAX / 4);
     if (!p->ctx_tokens)
         ctx = MIN(ctx, n * KV_BLOCK_TOKENS);

@@ -23,6 +23,7 @@ struct cli {
     const char *device, *kv, *attention, *fill;
     bool        raw, json, no_bos, no_special, exact, profile, no_warmup, help;
     uint32_t    n_predict;                  // UINT32_MAX: until the model ends
+    uint32_t    gpu_layers;                 // LAYERS_MAX: all
     uint32_t    threads, ctx_tokens;        // 0: the engine's defaults
     uint32_t    budget_tokens, window_tokens;   // 0: the selector's defaults
     bool        kv_limited;                     // by kv_device_bytes

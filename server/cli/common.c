@@ -139,6 +139,8 @@ int load_engine(struct cli *c, struct engine_params *p, struct engine **ret, str
         return r;
     p->model_path = c->model;
     p->device = c->device;
+    p->gpu_limited = c->gpu_layers < LAYERS_MAX;
+    p->gpu_layers = c->gpu_layers;
     p->threads = c->threads;
     p->exact = c->exact;
     p->kv_limited = c->kv_limited;

@@ -56,6 +56,8 @@ static const struct option options[] = {
      "context; 0: what the model was trained with (perplexity: 512)"},
     {"device", "NAME", 0, OPT_TEXT, AT(device), ALL, 0, 0,
      "auto, cpu, vulkan, vulkan:NAME or null"},
+    {"gpu-layers", "N", 0, OPT_NUMBER, AT(gpu_layers), MODEL_RUNS, 0, LAYERS_MAX,
+     "on the GPU: the last N, with the output; the CPU runs the others"},
     {"threads", "N", 0, OPT_NUMBER, AT(threads), ALL, 0, 1024, "compute threads; 0: all cores"},
     {"kv", "TYPE", 0, OPT_TEXT, AT(kv), ALL, 0, 0, "f16 or q8_0; K and V apart as K,V"},
     {"kv-device-bytes", "SIZE", 0, OPT_KV_LIMIT, AT(kv_device_bytes), MODEL_RUNS, 0, 0,
@@ -221,6 +223,7 @@ static void set_defaults(struct cli *c)
     c->n_predict = UINT32_MAX;
     c->temperature = 0.8;
     c->device = "auto";
+    c->gpu_layers = LAYERS_MAX;
     c->attention = "native";
     c->prefill = (struct number_list){{512, 2048}, 2};
     c->depth = (struct number_list){{0, 4096}, 2};
