@@ -219,6 +219,20 @@ static uint64_t split_kv_room(struct program *p)
     return own ? (uint64_t)MAX(least, 1.0) : 0;
 }
 
+// Of the second half's device, which may have room for less than split_kv_room() makes of it.
+static void split_kv_limit(struct program *p, uint64_t device_bytes)
+{
+    struct half *h = &of(p)->half[1];
+    uint64_t room = h->ops->kv_room ? h->ops->kv_room(h->g) : 0;
+    h->ops->kv_limit(h->g, room ? MIN(device_bytes, room) : device_bytes);
+}
+
+static void split_kv_homes(const struct program *p, struct kv_homes *ret)
+{
+    const struct half *h = &container_of(p, const struct split_program, p)->half[1];
+    h->ops->kv_homes(h->g, ret);
+}
+
 // Content keys say who computed which layers: another cut has other bits.
 static uint32_t layout_version(const struct split_program *g)
 {
@@ -397,6 +411,8 @@ static const struct executor_ops split_ops = {
     .load = split_load,
     .unload = split_unload,
     .kv_room = split_kv_room,
+    .kv_limit = split_kv_limit,
+    .kv_homes = split_kv_homes,
     .kv_alloc = split_kv_alloc,
     .kv_copy = split_kv_copy,
     .kv_read = split_kv_read,
@@ -423,6 +439,10 @@ int split_open(struct executor **ret, const struct executor_ops *ops,
     s->n_layers[1] = n_layers - cpu_layers;
     if (!ops->logits_read)
         s->ops.logits_read = NULL;
+    if (!ops->kv_limit)
+        s->ops.kv_limit = NULL;
+    if (!ops->kv_homes)
+        s->ops.kv_homes = NULL;
     int r = ops->open(&s->half[1], p, err);
     if (r == 0)
         r = executor_cpu.open(&s->half[0], &cpu, err);
