@@ -360,6 +360,7 @@ def parse_args():
     p.add_argument('--results', type=Path, default=Path('gpu.json'))
     p.add_argument('--out', type=Path, default=TOOLS.parent / 'docs/gpu.md')
     p.add_argument('--commit')
+    p.add_argument('--note', help='what the page says of this run besides')
     p.add_argument('--render', action='store_true', help='measure nothing')
     args = p.parse_args()
     args.groups = TRY if args.try_only else QUICK if args.quick else FULL
@@ -384,6 +385,8 @@ def main():
         results.data['machine'] = machine_of(args)
         measure(args, results)
         results.save()
+    if args.note:
+        results.data['machine']['note'] = args.note
     page = gpu_page.page(results.data, {name: peer.title for name, peer in PEERS.items()})
     args.out.write_text(page)
     print(page)

@@ -15,7 +15,7 @@ random weights in the shapes of known models; "q4_k" has an output matrix in q6_
 All programs ran in turn on one machine, on the same files; each figure is the best of {repeat}, but
 `llama-batched-bench` runs once. What stands before a decode was computed by the peers and filled
 with copies of computed blocks by godwit, which cost the same to read. The peers' figures do not
-sample, ours do. Topk reads 4,096 tokens a row, beside the digests of all.
+sample, ours do. Topk reads 4,096 tokens a row, beside the digests of all.{note}
 
 The floor of a decode is the time to read every weight and the KV that attention reads, that of a
 prefill the time of its multiplications: {ceilings}. "Busy" is what the
@@ -156,4 +156,6 @@ def page(data, titles):
     lines = []
     for model, records in data['records'].items():
         lines += section(model, data['models'][model], records, titles, ceilings)
-    return PAGE.format(ceilings=said, tables='\n'.join(lines).rstrip('\n') + '\n', **machine)
+    note = machine.pop('note', '')
+    return PAGE.format(ceilings=said, tables='\n'.join(lines).rstrip('\n') + '\n',
+                       note='\n\n' + note if note else '', **machine)

@@ -12,17 +12,19 @@
 #define ROW_ALIGN 64                    // elements that a row of halves is padded to
 #define WORD_HALVES 8                   // of a 16-byte word
 
-// How a kernel cuts its work (matmul.glsl). Whatever is chosen, an output's bits are the same.
-struct tile_cut { uint32_t threads, bm, bn, bk, wm, wn; };
+// How a kernel for up to `rows` rows cuts its work (matmul.glsl). Whatever is chosen, an output's
+// bits are the same.
+struct tile_cut { uint32_t rows, threads, bm, bn, bk, wm, wn; };
 
 // For subgroups of 32 and matrices of 16 x 16 x 16, and for subgroups of 8 and 8 x 8 x 8. Ascending
 // in the rows that they are for.
 static const struct tile_cut wide_tile[] = {
-    { 128, 64, 32, 64, 32, 16 }, { 256, 128, 64, 64, 32, 32 }, { 128, 128, 128, 32, 64, 64 },
+    { 32, 128, 64, 32, 64, 32, 16 }, { 64, 256, 128, 64, 64, 32, 32 },
+    { 1024, 256, 128, 128, 64, 64, 32 }, { UINT32_MAX, 128, 128, 128, 32, 64, 64 },
 };
-static const struct tile_cut narrow_tile[] = { { 32, 32, 16, 32, 16, 8 } };
+static const struct tile_cut narrow_tile[] = { { UINT32_MAX, 32, 32, 16, 32, 16, 8 } };
 
-#define CUTS_MAX 3
+#define CUTS_MAX 4
 
 struct vk_matrix {
     const struct vk_kernel *tile[QUANT_COUNT][CUTS_MAX];
@@ -125,7 +127,7 @@ static void record_tiles(struct vk_program *g, struct vk_cmd *c, const struct vk
     const struct vk_matrix *m = g->matrix;
     const struct vk_mat *mat = o->mat[k];
     uint32_t i = 0, slot = o->op->dst[k];
-    while (i + 1 < m->n_tile_cuts && m->tile_cut[i].bn < n_rows)
+    while (i + 1 < m->n_tile_cuts && m->tile_cut[i].rows < n_rows)
         i++;
     const struct tile_push push = {
         .w = vk_mat_part(mat, part), .act = g->act[o->act].addr, .dst = g->slot[slot].addr,
