@@ -100,8 +100,7 @@ static int make_bytes(struct vk_program *g, enum quant_id q, const struct varian
     const struct vk_info *info = vk_info(g->vk);
     const uint32_t spec[] = {
         BYTES_CLASSES * v->split * info->subgroup, v->outs, v->rows, v->depth, v->split,
-        float_bits(x->softcap), x->glu, info->tile_s8.m, info->tile_s8.n,
-        info->tile_s8.k,
+        float_bits(x->softcap), x->glu, info->tile_s8.m, info->tile_s8.n, info->tile_s8.k,
     };
     return vk_kernel(g->vk, KERNEL_matdot + q, spec, ARRAY_LEN(spec), ret, err);
 }

@@ -79,6 +79,8 @@ struct vk_features {
      VK_SUBGROUP_FEATURE_ARITHMETIC_BIT | VK_SUBGROUP_FEATURE_BALLOT_BIT | \
      VK_SUBGROUP_FEATURE_SHUFFLE_BIT)
 
+#define SUBGROUP_MIN 8                  // which share a group of act.glsl
+
 static const struct { const char *name; uint32_t core; } extensions[EXTENSION_COUNT] = {
 #define E(id, name, core) [EXTENSION_##id] = { name, core },
     VK_EXTENSIONS(E)
@@ -316,6 +318,8 @@ static void judge_properties(struct vk_caps *c, const struct properties *p)
     VkSubgroupFeatureFlags ops = p->v11.subgroupSupportedOperations & REQUIRED_SUBGROUP_OPERATIONS;
     if (!computes || ops != REQUIRED_SUBGROUP_OPERATIONS)
         miss(info, "subgroup operations");
+    if (info->subgroup < SUBGROUP_MIN)
+        miss(info, "subgroups of 8");
 }
 
 static int judge_features(const struct vk_instance *i, struct vk_caps *c,
@@ -337,9 +341,7 @@ static int judge_features(const struct vk_instance *i, struct vk_caps *c,
     info->host_import = c->listed[EXTENSION_external_memory_host];
     c->full_subgroups = f.subgroup.computeFullSubgroups;
     c->maintenance4 = f.maintenance4.maintenance4;
-    // Kernels on matrices also shuffle.
-    bool shuffles = p->v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT;
-    return shuffles ? judge_matrices(i, c, &f, err) : 0;
+    return judge_matrices(i, c, &f, err);
 }
 
 static int judge(const struct vk_instance *i, VkPhysicalDevice handle, struct vk_caps *ret,
