@@ -1,0 +1,555 @@
+// The index in LMDB; this is the only file that includes it.
+//
+// LMDB maps its file and believes what it reads: a damaged page may crash or mislead it. So the
+// file is first read by a child process, which sends what it finds through a pipe. A child that
+// dies, hangs or tells nonsense means a damaged index. After a clean close there is also a checksum
+// of the whole file. Committing needs no reader's lock table: the store has the folder to itself.
+#include "kvstore/index.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <lmdb.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FILE_NAME "index"
+#define SUM_NAME "index.sum"
+#define ASIDE_NAME "index.damaged"
+#define LOAD_TIMEOUT_MS 60000           // without a byte from the child
+#define PIPE_BYTES (1u << 20)
+#define ENV_FLAGS (MDB_NOSUBDIR | MDB_NOLOCK | MDB_NORDAHEAD)
+#define BLOCK_BYTES 512u                // of ru_oublock
+
+// First byte of every key.
+enum { KEY_BLOCK = 'b', KEY_META = 'm', KEY_NAMED = 'r' };
+#define KEY_MAX (1 + KV_RECORD_NAME_MAX + 1)
+
+struct lmdb_index {
+    struct index base;
+    char        *path, *sum_path, *aside_path;
+    uint64_t     bytes_max, written;
+    MDB_env     *env;                   // NULL: not open
+    MDB_dbi      dbi;
+    bool         broken;
+};
+
+// A file's checksum as it was left behind.
+struct file_sum { uint8_t magic[8]; uint64_t bytes, sum, check; };
+static const uint8_t file_sum_magic[8] = "godwitIX";
+
+static struct lmdb_index *of(struct index *x) { return (struct lmdb_index *)x; }
+
+static int code_of(int r)
+{
+    return r == 0 ? 0 : r > 0 ? -r : r == MDB_MAP_FULL ? -ENOSPC : -EIO;
+}
+
+// ---- the child that reads first ----------------------------------------------------------------
+
+// One record on the pipe, followed by key and value. The last one has neither.
+struct frame { uint32_t key_bytes, value_bytes; };
+
+struct pipe_out { int fd; size_t n; uint8_t *buf; };
+
+static bool flush(struct pipe_out *o)
+{
+    for (size_t done = 0; done < o->n;) {
+        ssize_t k = write(o->fd, o->buf + done, o->n - done);
+        if (k < 0 && errno != EINTR)
+            return false;
+        done += k > 0 ? (size_t)k : 0;
+    }
+    o->n = 0;
+    return true;
+}
+
+static bool put(struct pipe_out *o, const void *p, size_t n)
+{
+    for (size_t k; n > 0; p = (const uint8_t *)p + k, n -= k) {
+        if (o->n == PIPE_BYTES && !flush(o))
+            return false;
+        k = MIN(n, PIPE_BYTES - o->n);
+        memcpy(o->buf + o->n, p, k);
+        o->n += k;
+    }
+    return true;
+}
+
+static bool put_frame(struct pipe_out *o, const MDB_val *k, const MDB_val *v)
+{
+    struct frame f = {(uint32_t)k->mv_size, (uint32_t)v->mv_size};
+    return k->mv_size > 0 && k->mv_size <= KEY_MAX &&
+           v->mv_size <= sizeof(struct index_named) + KV_RECORD_BYTES_MAX &&
+           put(o, &f, sizeof(f)) && put(o, k->mv_data, k->mv_size) &&
+           put(o, v->mv_data, v->mv_size);
+}
+
+// Every record in ascending order, as many as the tree says it has.
+static bool send_records(MDB_txn *txn, MDB_dbi dbi, struct pipe_out *o)
+{
+    MDB_cursor *c;
+    MDB_stat st;
+    MDB_val k, v, last = {0};
+    uint64_t n = 0;
+    if (mdb_stat(txn, dbi, &st) || mdb_cursor_open(txn, dbi, &c))
+        return false;
+    int r;
+    while ((r = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0) {
+        if (++n > st.ms_entries || (n > 1 && mdb_cmp(txn, dbi, &last, &k) >= 0) ||
+            !put_frame(o, &k, &v))
+            return false;
+        last = k;
+    }
+    return r == MDB_NOTFOUND && n == st.ms_entries;
+}
+
+// The list of free pages is a tree too (number 0), and committing will read it.
+static bool walk_free_pages(MDB_txn *txn)
+{
+    MDB_cursor *c;
+    MDB_val k, v;
+    volatile uint8_t seen = 0;
+    if (mdb_cursor_open(txn, 0, &c))
+        return false;
+    int r;
+    while ((r = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0) {
+        if (k.mv_size != sizeof(size_t) || v.mv_size % sizeof(size_t))
+            return false;
+        for (size_t i = 0; i < v.mv_size; i += sizeof(size_t))
+            seen = (uint8_t)(seen ^ ((const uint8_t *)v.mv_data)[i]);
+    }
+    return r == MDB_NOTFOUND;
+}
+
+static bool child_read(const char *path, uint64_t bytes_max, int fd)
+{
+    struct pipe_out o = {.fd = fd, .buf = malloc(PIPE_BYTES)};
+    struct frame end = {0};
+    struct stat st;
+    MDB_env *env;
+    MDB_envinfo info;
+    MDB_stat env_stat;
+    MDB_txn *txn;
+    MDB_dbi dbi;
+    return o.buf && mdb_env_create(&env) == 0 && mdb_env_set_mapsize(env, bytes_max) == 0 &&
+           mdb_env_open(env, path, ENV_FLAGS | MDB_RDONLY, 0600) == 0 &&
+           mdb_env_info(env, &info) == 0 && mdb_env_stat(env, &env_stat) == 0 &&
+           stat(path, &st) == 0 &&
+           (uint64_t)st.st_size / env_stat.ms_psize > info.me_last_pgno &&
+           mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) == 0 &&
+           mdb_dbi_open(txn, NULL, 0, &dbi) == 0 && send_records(txn, dbi, &o) &&
+           walk_free_pages(txn) && put(&o, &end, sizeof(end)) && flush(&o);
+}
+
+// Dies quietly of whatever a damaged file does to it.
+static void child_main(const char *path, uint64_t bytes_max, int fd)
+{
+    static const int deadly[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
+    for (size_t i = 0; i < ARRAY_LEN(deadly); i++)
+        signal(deadly[i], SIG_DFL);
+    signal(SIGPIPE, SIG_IGN);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    int null = open("/dev/null", O_WRONLY);
+    if (null >= 0)
+        dup2(null, STDERR_FILENO);
+    _exit(child_read(path, bytes_max, fd) ? 0 : 1);
+}
+
+struct pipe_in { int fd; size_t at, n; uint8_t *buf; };
+
+static bool refill(struct pipe_in *in)
+{
+    struct pollfd p = {.fd = in->fd, .events = POLLIN};
+    int ready;
+    do
+        ready = poll(&p, 1, LOAD_TIMEOUT_MS);
+    while (ready < 0 && errno == EINTR);
+    ssize_t k = ready > 0 ? read(in->fd, in->buf, PIPE_BYTES) : -1;
+    in->at = 0;
+    in->n = k > 0 ? (size_t)k : 0;
+    return k > 0;
+}
+
+static bool take(struct pipe_in *in, void *p, size_t n)
+{
+    for (size_t k; n > 0; p = (uint8_t *)p + k, n -= k) {
+        if (in->at == in->n && !refill(in))
+            return false;
+        k = MIN(n, in->n - in->at);
+        memcpy(p, in->buf + in->at, k);
+        in->at += k;
+    }
+    return true;
+}
+
+static bool visit_named(const struct index_visitor *v, const uint8_t *key, size_t n_key,
+                        const uint8_t *value, size_t n)
+{
+    char name[KV_RECORD_NAME_MAX + 1] = "";
+    struct index_named h;
+    memcpy(name, key, n_key);
+    return strlen(name) == n_key && index_named_decode(name, value, n, &h) == 0 &&
+           v->named(v->ctx, name, &h, value + sizeof(h));
+}
+
+static bool visit(const struct index_visitor *v, const uint8_t *key, size_t n_key,
+                  const uint8_t *value, size_t n)
+{
+    if (key[0] == KEY_BLOCK && n_key == 1 + HASH_BYTES && n == sizeof(struct index_block)) {
+        struct hash h;
+        struct index_block b;
+        memcpy(h.b, key + 1, HASH_BYTES);
+        memcpy(&b, value, sizeof(b));
+        return index_block_ok(&b, &h) && v->block(v->ctx, &h, &b);
+    }
+    if (key[0] == KEY_META && n_key == 1 && n == sizeof(struct index_meta)) {
+        struct index_meta m;
+        memcpy(&m, value, sizeof(m));
+        return index_meta_ok(&m) && v->meta(v->ctx, &m);
+    }
+    return key[0] == KEY_NAMED && n_key > 1 && n_key - 1 <= KV_RECORD_NAME_MAX &&
+           visit_named(v, key + 1, n_key - 1, value, n);
+}
+
+static bool receive(int fd, const struct index_visitor *v)
+{
+    uint8_t key[KEY_MAX];
+    size_t cap = PIPE_BYTES;
+    struct pipe_in in = {.fd = fd, .buf = malloc(PIPE_BYTES)};
+    uint8_t *value = malloc(cap), *larger;
+    bool ok = false;
+    struct frame f;
+    while (in.buf && value && take(&in, &f, sizeof(f))) {
+        if (f.key_bytes == 0) {
+            ok = true;
+            break;
+        }
+        if (f.key_bytes > KEY_MAX || f.value_bytes > sizeof(struct index_named) + KV_RECORD_BYTES_MAX)
+            break;
+        if (f.value_bytes > cap) {
+            larger = realloc(value, f.value_bytes);
+            if (!larger)
+                break;
+            value = larger;
+            cap = f.value_bytes;
+        }
+        if (!take(&in, key, f.key_bytes) || !take(&in, value, f.value_bytes) ||
+            !visit(v, key, f.key_bytes, value, f.value_bytes))
+            break;
+    }
+    free(in.buf);
+    free(value);
+    return ok;
+}
+
+static int load_by_child(struct lmdb_index *x, const struct index_visitor *v, struct err *err)
+{
+    int fd[2];
+    if (pipe2(fd, O_CLOEXEC) != 0)
+        return err_set(err, -errno, "pipe: %s", strerror(errno));
+    pid_t pid = fork();
+    if (pid == 0)
+        child_main(x->path, x->bytes_max, fd[1]);
+    close(fd[1]);
+    if (pid < 0) {
+        int r = -errno;
+        close(fd[0]);
+        return err_set(err, r, "fork: %s", strerror(-r));
+    }
+    bool ok = receive(fd[0], v);
+    close(fd[0]);
+    if (!ok)
+        kill(pid, SIGKILL);
+    int status = 0;
+    pid_t waited;
+    do
+        waited = waitpid(pid, &status, 0);
+    while (waited < 0 && errno == EINTR);
+    // Where children are ignored nobody can be waited for: then the last frame must do.
+    if (!ok || (waited == pid && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)))
+        return err_set(err, -EUCLEAN, "%s is damaged", x->path);
+    return 0;
+}
+
+// ---- the checksum of a file at rest ------------------------------------------------------------
+
+// Of all bytes of a file, in pieces.
+static int sum_file(const char *path, struct file_sum *ret)
+{
+    *ret = (struct file_sum){0};
+    memcpy(ret->magic, file_sum_magic, sizeof(ret->magic));
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint8_t *buf = malloc(PIPE_BYTES);
+    int r = fd < 0 ? -errno : buf ? 0 : -ENOMEM;
+    while (r == 0) {
+        ssize_t k = read(fd, buf, PIPE_BYTES);
+        if (k <= 0) {
+            r = k < 0 ? -errno : 0;
+            break;
+        }
+        uint64_t part[2] = {ret->sum, sum_bytes(buf, (size_t)k)};
+        ret->sum = sum_bytes(part, sizeof(part));
+        ret->bytes += (uint64_t)k;
+    }
+    if (fd >= 0)
+        close(fd);
+    free(buf);
+    ret->check = sum_bytes(ret, offsetof(struct file_sum, check));
+    return r;
+}
+
+static void leave_sum(struct lmdb_index *x)
+{
+    struct file_sum s;
+    if (sum_file(x->path, &s))
+        return;
+    int fd = open(x->sum_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return;
+    bool ok = write(fd, &s, sizeof(s)) == (ssize_t)sizeof(s) && fdatasync(fd) == 0;
+    close(fd);
+    if (!ok)
+        unlink(x->sum_path);
+}
+
+// False: there is a checksum, and it is another one.
+static bool sum_matches(struct lmdb_index *x)
+{
+    struct file_sum then, now;
+    int fd = open(x->sum_path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0)
+        return errno == ENOENT;
+    ssize_t n = read(fd, &then, sizeof(then));
+    close(fd);
+    if (n != (ssize_t)sizeof(then) || memcmp(then.magic, file_sum_magic, sizeof(then.magic)) != 0 ||
+        then.check != sum_bytes(&then, offsetof(struct file_sum, check)))
+        return true;                    // it is itself no longer believed: the child decides
+    return sum_file(x->path, &now) == 0 && now.bytes == then.bytes && now.sum == then.sum;
+}
+
+// ---- index_ops ---------------------------------------------------------------------------------
+
+static int open_env(struct lmdb_index *x, struct err *err)
+{
+    MDB_txn *txn = NULL;
+    // From here on the file changes. A checksum that outlived it would condemn a good index.
+    if (unlink(x->sum_path) != 0 && errno != ENOENT)
+        return err_set(err, -errno, "%s: %s", x->sum_path, strerror(errno));
+    int r = mdb_env_create(&x->env);
+    if (r == 0)
+        r = mdb_env_set_mapsize(x->env, x->bytes_max);
+    if (r == 0)
+        r = mdb_env_open(x->env, x->path, ENV_FLAGS, 0600);
+    if (r == 0)
+        r = mdb_txn_begin(x->env, NULL, 0, &txn);
+    if (r == 0)
+        r = mdb_dbi_open(txn, NULL, 0, &x->dbi);
+    if (r == 0)
+        r = mdb_txn_commit(txn);
+    else if (txn)
+        mdb_txn_abort(txn);
+    if (r == 0)
+        return 0;
+    mdb_env_close(x->env);
+    x->env = NULL;
+    return err_set(err, code_of(r), "%s: %s", x->path, mdb_strerror(r));
+}
+
+static int lmdb_load(struct index *base, const struct index_visitor *v, struct err *err)
+{
+    struct lmdb_index *x = of(base);
+    struct stat st;
+    if (lstat(x->path, &st) != 0)
+        return errno == ENOENT ? -ENOENT : err_set(err, -errno, "%s: %s", x->path, strerror(errno));
+    if (!S_ISREG(st.st_mode) || !sum_matches(x))
+        return err_set(err, -EUCLEAN, "%s is damaged", x->path);
+    int r = load_by_child(x, v, err);
+    return r ? r : open_env(x, err);
+}
+
+static int lmdb_reset(struct index *base, struct err *err)
+{
+    struct lmdb_index *x = of(base);
+    if (rename(x->path, x->aside_path) != 0 && errno != ENOENT)
+        return err_set(err, -errno, "%s: %s", x->path, strerror(errno));
+    return open_env(x, err);
+}
+
+static int put_named(MDB_txn *txn, MDB_dbi dbi, MDB_val *k, const struct index_change *c)
+{
+    struct index_named h = {c->expires_s, c->n_pins, c->value_bytes, 0};
+    size_t pin_bytes = (size_t)c->n_pins * HASH_BYTES;
+    MDB_val v = {sizeof(h) + pin_bytes + c->value_bytes, NULL};
+    int r = mdb_put(txn, dbi, k, &v, MDB_RESERVE);
+    if (r)
+        return r;
+    uint8_t *p = v.mv_data;
+    memcpy(p, &h, sizeof(h));
+    if (pin_bytes)
+        memcpy(p + sizeof(h), c->pin, pin_bytes);
+    if (c->value_bytes)
+        memcpy(p + sizeof(h) + pin_bytes, c->value, c->value_bytes);
+    h.check = index_named_check(c->name, p, v.mv_size);
+    memcpy(p, &h, sizeof(h));
+    return 0;
+}
+
+static size_t named_key(uint8_t key[KEY_MAX], const char *name)
+{
+    size_t n = strlen(name);
+    assert(n > 0 && n <= KV_RECORD_NAME_MAX);
+    key[0] = KEY_NAMED;
+    memcpy(key + 1, name, n);
+    return 1 + n;
+}
+
+// A newer block of the same key stays.
+static int forget(MDB_txn *txn, MDB_dbi dbi, MDB_val *k, uint64_t generation)
+{
+    MDB_val v;
+    struct index_block b;
+    int r = mdb_get(txn, dbi, k, &v);
+    if (r)
+        return r == MDB_NOTFOUND ? 0 : r;
+    if (v.mv_size == sizeof(b))
+        memcpy(&b, v.mv_data, sizeof(b));
+    if (generation && v.mv_size == sizeof(b) && b.generation != generation)
+        return 0;
+    return mdb_del(txn, dbi, k, NULL);
+}
+
+static int apply(MDB_txn *txn, MDB_dbi dbi, const struct index_change *c)
+{
+    uint8_t key[KEY_MAX] = {KEY_BLOCK};
+    MDB_val k = {1 + HASH_BYTES, key}, v = {0};
+    memcpy(key + 1, c->key.b, HASH_BYTES);
+    if (c->kind == INDEX_NAMED || c->kind == INDEX_UNNAME)
+        k.mv_size = named_key(key, c->name);
+    struct index_meta meta = c->meta;
+    struct index_block block = c->block;
+    int r = 0;
+    switch (c->kind) {
+    case INDEX_BLOCK:
+        index_block_seal(&block, &c->key);
+        v = (MDB_val){sizeof(block), &block};
+        return mdb_put(txn, dbi, &k, &v, 0);
+    case INDEX_NAMED: return put_named(txn, dbi, &k, c);
+    case INDEX_FORGET: return forget(txn, dbi, &k, c->block.generation);
+    case INDEX_UNNAME:
+        r = mdb_del(txn, dbi, &k, NULL);
+        return r == MDB_NOTFOUND ? 0 : r;
+    case INDEX_META:
+        key[0] = KEY_META;
+        k.mv_size = 1;
+        index_meta_seal(&meta);
+        v = (MDB_val){sizeof(meta), &meta};
+        return mdb_put(txn, dbi, &k, &v, 0);
+    }
+    return r;
+}
+
+// Bytes that this thread has given to file systems so far.
+static uint64_t thread_written(void)
+{
+    struct rusage u;
+    return getrusage(RUSAGE_THREAD, &u) == 0 ? (uint64_t)u.ru_oublock * BLOCK_BYTES : 0;
+}
+
+static int lmdb_commit(struct index *base, const struct index_change *c, uint32_t n)
+{
+    struct lmdb_index *x = of(base);
+    MDB_txn *txn;
+    if (x->broken)
+        return -EIO;
+    uint64_t before = thread_written();
+    int r = mdb_txn_begin(x->env, NULL, 0, &txn);
+    if (r)
+        return code_of(r);
+    for (uint32_t i = 0; i < n && r == 0; i++)
+        r = c[i].skip ? 0 : apply(txn, x->dbi, &c[i]);
+    if (r)
+        mdb_txn_abort(txn);             // nothing of it was written
+    else
+        r = mdb_txn_commit(txn);
+    x->written += thread_written() - before;
+    r = code_of(r);
+    x->broken = r && r != -ENOSPC;
+    return r;
+}
+
+static int lmdb_read_named(struct index *base, const char *name, void *p, uint32_t n,
+                           uint32_t *bytes)
+{
+    struct lmdb_index *x = of(base);
+    uint8_t key[KEY_MAX];
+    MDB_val k = {named_key(key, name), key}, v;
+    struct index_named h;
+    MDB_txn *txn;
+    int r = code_of(mdb_txn_begin(x->env, NULL, MDB_RDONLY, &txn));
+    if (r)
+        return r;
+    r = mdb_get(txn, x->dbi, &k, &v);
+    r = r == MDB_NOTFOUND ? -ENOENT : code_of(r);
+    if (r == 0 && index_named_decode(name, v.mv_data, v.mv_size, &h))
+        r = -EIO;
+    if (r == 0) {
+        *bytes = h.value_bytes;
+        r = n < h.value_bytes ? -ENOBUFS : 0;
+    }
+    if (r == 0 && h.value_bytes)
+        memcpy(p, (uint8_t *)v.mv_data + sizeof(h) + (size_t)h.n_pins * HASH_BYTES, h.value_bytes);
+    mdb_txn_abort(txn);
+    return r;
+}
+
+static uint64_t lmdb_bytes(struct index *base)
+{
+    struct stat st;
+    return stat(of(base)->path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+static uint64_t lmdb_written(struct index *base) { return of(base)->written; }
+
+static void lmdb_close(struct index *base, bool clean)
+{
+    struct lmdb_index *x = of(base);
+    bool was_open = x->env != NULL;
+    if (x->env)
+        mdb_env_close(x->env);
+    if (was_open && clean && !x->broken)
+        leave_sum(x);
+    free(x->path);
+    free(x->sum_path);
+    free(x->aside_path);
+    free(x);
+}
+
+static const struct index_ops lmdb_ops = {
+    .load = lmdb_load, .reset = lmdb_reset, .commit = lmdb_commit, .read_named = lmdb_read_named,
+    .bytes = lmdb_bytes, .written = lmdb_written, .close = lmdb_close,
+};
+
+int index_open(struct index **ret, const char *folder, uint64_t bytes_max, struct err *err)
+{
+    struct lmdb_index *x = calloc(1, sizeof(*x));
+    if (!x || asprintf(&x->path, "%s/" FILE_NAME, folder) < 0 ||
+        asprintf(&x->sum_path, "%s/" SUM_NAME, folder) < 0 ||
+        asprintf(&x->aside_path, "%s/" ASIDE_NAME, folder) < 0) {
+        if (x) {
+            free(x->path);
+            free(x->sum_path);
+            free(x);
+        }
+        return err_set(err, -ENOMEM, "out of memory");
+    }
+    x->base.ops = &lmdb_ops;
+    x->bytes_max = ALIGN_UP(bytes_max, 65536);
+    *ret = &x->base;
+    return 0;
+}
