@@ -25,7 +25,7 @@ static int open_folder(struct files *f, const struct disk_params *p, struct err 
     f->dir = open(p->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
     if (f->dir < 0)
         return err_set(err, -errno, "%.300s: %s", p->path,
-                       errno == ELOOP ? "is a symbolic link" : strerror(errno));
+                       strerror(errno));
     return 0;
 }
 

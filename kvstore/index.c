@@ -361,7 +361,7 @@ static int open_env(struct lmdb_index *x, struct err *err)
     return err_set(err, code_of(r), "%s: %s", x->path, mdb_strerror(r));
 }
 
-static int lmdb_load(struct index *base, const struct index_visitor *v, struct err *err)
+static int lmdb_check(struct index *base, const struct index_visitor *v, struct err *err)
 {
     struct lmdb_index *x = of(base);
     struct stat st;
@@ -369,8 +369,13 @@ static int lmdb_load(struct index *base, const struct index_visitor *v, struct e
         return errno == ENOENT ? -ENOENT : err_set(err, -errno, "%s: %s", x->path, strerror(errno));
     if (!S_ISREG(st.st_mode) || !sum_matches(x))
         return err_set(err, -EUCLEAN, "%s is damaged", x->path);
-    int r = load_by_child(x, v, err);
-    return r ? r : open_env(x, err);
+    return load_by_child(x, v, err);
+}
+
+static int lmdb_load(struct index *base, const struct index_visitor *v, struct err *err)
+{
+    int r = lmdb_check(base, v, err);
+    return r ? r : open_env(of(base), err);
 }
 
 static int lmdb_reset(struct index *base, struct err *err)
@@ -531,8 +536,8 @@ static void lmdb_close(struct index *base, bool clean)
 }
 
 static const struct index_ops lmdb_ops = {
-    .load = lmdb_load, .reset = lmdb_reset, .commit = lmdb_commit, .read_named = lmdb_read_named,
-    .bytes = lmdb_bytes, .written = lmdb_written, .close = lmdb_close,
+    .load = lmdb_load, .check = lmdb_check, .reset = lmdb_reset, .commit = lmdb_commit,
+    .read_named = lmdb_read_named, .bytes = lmdb_bytes, .written = lmdb_written, .close = lmdb_close,
 };
 
 int index_open(struct index **ret, const char *folder, uint64_t bytes_max, struct err *err)

@@ -44,6 +44,8 @@ struct index_ops {
     // Calls the visitor for everything. Returns 0, -ENOENT (there is no index), -EUCLEAN (damaged,
     // or the visitor stopped), or another error.
     int  (*load)(struct index *x, const struct index_visitor *v, struct err *err);
+    // The same, and the index stays closed and unchanged.
+    int  (*check)(struct index *x, const struct index_visitor *v, struct err *err);
     // Makes an empty one; an old one is kept aside.
     int  (*reset)(struct index *x, struct err *err);
     // All changes but skipped ones, durably. After an error other than -ENOSPC nobody knows what

@@ -24,7 +24,8 @@
 struct kv_store;
 struct kv_sim;                          // kvstore/sim.h
 
-// Zero means the default where one is named.
+// Zero means the default where one is named. Without capacity_bytes and block_bytes_max an existing
+// store is opened as it is, whatever its size; it is made only with both.
 struct kv_store_params {
     const char *path;                   // folder; created if missing
     uint64_t    capacity_bytes;         // hard cap of all files together

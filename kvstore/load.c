@@ -28,19 +28,26 @@ static bool look_for_strangers(void *ctx, const char *name)
     return true;
 }
 
-static int create_super(struct kv_store *s, struct loading *l, struct err *err)
+int store_write_super(struct kv_store *s, struct err *err)
 {
     uint8_t both[SUPER_FILE_BYTES];
+    for (uint32_t i = 0; i < SUPER_COPIES; i++)
+        super_encode(both + i * KV_UNIT_BYTES, s->uuid, s->time_s, i);
+    int r = s->disk->ops->replace_file(s->disk, SUPER_NAME, both, sizeof(both));
+    return r ? err_set(err, r, "%.300s/" SUPER_NAME ": %s", s->path, strerror(-r)) : 0;
+}
+
+static int create_super(struct kv_store *s, struct loading *l, struct err *err)
+{
     int r = s->disk->ops->list(s->disk, look_for_strangers, l);
     if (r)
         return err_set(err, r, "%.300s: %s", s->path, strerror(-r));
     if (l->has_strangers)
         return err_set(err, -EEXIST, "%.300s is not empty and holds no store", s->path);
+    if (s->is_found)
+        return err_set(err, -ENOENT, "%.300s holds no store", s->path);
     random_bytes(s->uuid, UUID_BYTES);
-    for (uint32_t i = 0; i < SUPER_COPIES; i++)
-        super_encode(both + i * KV_UNIT_BYTES, s->uuid, s->time_s, i);
-    r = s->disk->ops->replace_file(s->disk, SUPER_NAME, both, sizeof(both));
-    return r ? err_set(err, r, "%.300s/" SUPER_NAME ": %s", s->path, strerror(-r)) : 0;
+    return store_write_super(s, err);
 }
 
 // The first good copy. A newer version in either is believed: this program must not touch it.

@@ -194,9 +194,9 @@ static void sim_index_close(struct index *x, bool clean)
 }
 
 static const struct index_ops sim_ops = {
-    .load = sim_index_load, .reset = sim_index_reset, .commit = sim_index_commit,
-    .read_named = sim_index_read_named, .bytes = sim_index_bytes, .written = sim_index_written,
-    .close = sim_index_close,
+    .load = sim_index_load, .check = sim_index_load, .reset = sim_index_reset,
+    .commit = sim_index_commit, .read_named = sim_index_read_named, .bytes = sim_index_bytes,
+    .written = sim_index_written, .close = sim_index_close,
 };
 
 int index_sim_open(struct index **ret, struct kv_sim *m, struct err *err)

@@ -1,11 +1,14 @@
 // Opening, polling and closing a store.
 #include "kvstore/store.h"
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "base/clock.h"
@@ -108,6 +111,8 @@ static int check_params(const struct kv_store_params *p, struct err *err)
 {
     if (!p->path && !p->sim)
         return err_set(err, -EINVAL, "the store has no path");
+    if (!p->sim && p->capacity_bytes == 0 && p->block_bytes_max == 0)
+        return 0;                       // an existing store as it is
     if (p->capacity_bytes < KV_CAPACITY_BYTES_MIN)
         return err_set(err, -EINVAL, "a store needs at least %u MiB", KV_CAPACITY_BYTES_MIN >> 20);
     if (!p->block_bytes_max || p->block_bytes_max % KV_UNIT_BYTES ||
@@ -121,9 +126,30 @@ static int check_params(const struct kv_store_params *p, struct err *err)
     return 0;
 }
 
+// The bytes of the files in a folder. Errors show when it is opened.
+static uint64_t folder_bytes(const char *path)
+{
+    uint64_t bytes = 0;
+    DIR *dir = opendir(path);
+    struct dirent *e;
+    struct stat st;
+    while (dir && (e = readdir(dir)))
+        if (fstatat(dirfd(dir), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            bytes += (uint64_t)st.st_size;
+    if (dir)
+        closedir(dir);
+    return bytes;
+}
+
 static void set_defaults(struct kv_store *s)
 {
     struct kv_store_params *p = &s->p;
+    s->is_found = p->capacity_bytes == 0;
+    if (s->is_found) {                  // nothing of it has to go
+        p->capacity_bytes = MAX(2 * folder_bytes(p->path), 8 * (uint64_t)KV_BLOCK_BYTES_MAX);
+        p->block_bytes_max = KV_BLOCK_BYTES_MAX;
+        p->inflight_max = 4;
+    }
     p->inflight_max = p->inflight_max ? CLAMP(p->inflight_max, 4, 4096) : 64;
     p->sums_bytes_max = p->sums_bytes_max ? p->sums_bytes_max : 64u << 20;
     uint64_t blocks = p->blocks_max ? p->blocks_max : MAX(p->capacity_bytes >> 16, 1024);
@@ -216,7 +242,7 @@ static int alloc(struct kv_store *s, struct err *err)
 
 static int open_backends(struct kv_store *s, struct err *err)
 {
-    struct disk_params d = {.path = s->path, .create = true, .files_max = SEGMENTS_MAX,
+    struct disk_params d = {.path = s->path, .create = !s->is_found, .files_max = SEGMENTS_MAX,
                             .inflight_max = s->p.inflight_max, .eventfd = s->eventfd,
                             .memory = {{s->buffers, s->buffers ? buffers_bytes(s) : 0},
                                        {s->p.memory, s->p.memory_bytes}},

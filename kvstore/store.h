@@ -72,6 +72,7 @@ struct kv_store {
     struct kv_store_params p;
     char              *path;            // owned
     uint8_t            uuid[UUID_BYTES];
+    bool               is_found;        // opened as it is: without a cap, and never made
     uint64_t           data_bytes_max, index_bytes_max;
     int                eventfd;         // -1: simulated
     struct disk       *disk;            // owned
@@ -143,6 +144,7 @@ void count_failure(struct kv_store *s);
 
 // Superblock, segments, index; or makes a new store of an empty folder.
 int  store_load(struct kv_store *s, struct err *err);
+int  store_write_super(struct kv_store *s, struct err *err);
 
 // ---- block.c: entries --------------------------------------------------------------------------
 

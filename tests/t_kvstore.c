@@ -1,0 +1,914 @@
+// Protects the store on a real disk: blocks and records come back, the cap holds, and what is
+// damaged, foreign or in use is refused or found absent, never believed.
+#include "tests/test.h"
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include "kvstore/sim.h"
+#include "tests/kvrig.h"
+
+TEST_MAIN
+
+#define MIB (1u << 20)
+#define BLOCK 65536u
+
+static char folder[64];
+static _Alignas(4096) uint8_t buf[4 * MIB];
+
+static struct kv_store_params params(const char *backend)
+{
+    return (struct kv_store_params){.path = folder, .capacity_bytes = 16 * MIB, .buffers = 4,
+                                    .block_bytes_max = BLOCK, .segment_bytes = MIB,
+                                    .backend = backend};
+}
+
+static void new_folder_on_disk(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    snprintf(folder, sizeof(folder), "%.40s/kvstoreXXXXXX", tmp ? tmp : "/tmp");
+    REQUIRE(mkdtemp(folder));
+}
+
+// Where syncing costs nothing, if there is such a place.
+static void new_folder(void)
+{
+    snprintf(folder, sizeof(folder), "/dev/shm/kvstoreXXXXXX");
+    if (!mkdtemp(folder))
+        new_folder_on_disk();
+}
+
+static struct kv_store *open_store(const struct kv_store_params *p)
+{
+    struct kv_store *s = NULL;
+    struct err e = {0};
+    REQUIRE_OK(kv_store_open(&s, p, &e), e);
+    return s;
+}
+
+static struct kv_stats stats(struct kv_store *s)
+{
+    struct kv_stats st;
+    kv_store_stats(s, &st);
+    return st;
+}
+
+static void path_of(char *ret, size_t n, const char *name) { snprintf(ret, n, "%s/%s", folder, name); }
+
+// The first segment's name.
+static void segment_path(char *ret, size_t n)
+{
+    char first[32] = "";
+    DIR *d = opendir(folder);
+    for (struct dirent *e; d && (e = readdir(d));)
+        if (strncmp(e->d_name, "seg-", 4) == 0 && (!first[0] || strcmp(e->d_name, first) < 0))
+            snprintf(first, sizeof(first), "%.31s", e->d_name);
+    closedir(d);
+    REQUIRE(first[0]);
+    path_of(ret, n, first);
+}
+
+static void flip_file(const char *path, uint64_t at, uint8_t bits)
+{
+    uint8_t b;
+    int fd = open(path, O_RDWR);
+    REQUIRE(fd >= 0 && pread(fd, &b, 1, (off_t)at) == 1);
+    b ^= bits;
+    REQUIRE(pwrite(fd, &b, 1, (off_t)at) == 1);
+    close(fd);
+}
+
+// Runs fn in a child of its own; its status must be 0, or 77 to skip.
+static void in_child(void (*fn)(void))
+{
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        int r = setjmp(test_out);
+        if (r == 0)
+            fn();
+        fflush(stdout);
+        _exit(r == 0 ? 0 : r == TEST_SKIPPED ? 77 : 1);
+    }
+    int status;
+    REQUIRE(waitpid(pid, &status, 0) == pid);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77)
+        SKIP("not possible here");
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        TEST_FAIL("the child ended with status %#x", (unsigned)status);
+}
+
+// ---- blocks ------------------------------------------------------------------------------------
+
+static void blocks(const char *backend)
+{
+    new_folder_on_disk();
+    struct kv_store_params p = params(backend);
+    struct kv_store *s = open_store(&p);
+    uint32_t n;
+    for (uint64_t k = 0; k < 40; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK - 4096 * (uint32_t)(k % 3)), 0);
+    struct kv_stats st = stats(s);
+    REQUIRE_STR(st.backend, backend);
+    REQUIRE_INT(st.blocks, 40);
+    for (int again = 0; again < 2; again++) {
+        for (uint64_t k = 0; k < 40; k++) {
+            uint32_t bytes = BLOCK - 4096 * (uint32_t)(k % 3);
+            struct hash h = rig_key(k);
+            REQUIRE(kv_store_has(s, &h, &n) && n == bytes);
+            REQUIRE_INT(rig_get(s, k, 0, buf, bytes), 0);
+            REQUIRE_INT(rig_get(s, k, 8192, buf, 4096), 0);
+            REQUIRE_INT(rig_get(s, k, bytes - 8192, buf, 8192), 0);
+            REQUIRE_INT(rig_get(s, k, 4096, buf, BLOCK), -ENOENT);
+        }
+        REQUIRE_INT(rig_get(s, 1000, 0, buf, 4096), -ENOENT);
+        REQUIRE_INT(stats(s).corrupt, 0);
+        kv_store_close(s);
+        s = open_store(&p);
+    }
+    REQUIRE_INT(rig_put(s, 7, buf, BLOCK - 4096), 0);      // it is there: nothing is written
+    REQUIRE_INT(stats(s).stored, 0);
+    REQUIRE_INT(rig_delete(s, 7), 0);
+    REQUIRE_INT(rig_delete(s, 7), -ENOENT);
+    REQUIRE_INT(rig_get(s, 7, 0, buf, 4096), -ENOENT);
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 7, 0, buf, 4096), -ENOENT);
+    REQUIRE_INT(stats(s).blocks, 39);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+TEST(blocks_io_uring)
+{
+    new_folder();
+    struct kv_store_params p = params("io_uring");
+    struct kv_store *s;
+    struct err e = {0};
+    int r = kv_store_open(&s, &p, &e);
+    rig_remove(folder);
+    if (r)
+        SKIP("%s", e.msg);
+    kv_store_close(s);
+    blocks("io_uring");
+}
+
+TEST(blocks_posix) { blocks("posix"); }
+
+// Longer than one disk request; through memory that is registered, and memory that is not.
+TEST(large_blocks)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    p.block_bytes_max = 3 * MIB;
+    p.capacity_bytes = 64 * MIB;
+    struct kv_store *s = open_store(&p);
+    uint64_t bytes;
+    uint8_t *all = kv_store_buffers(s, &bytes), *one = kv_store_buffer(s);
+    REQUIRE(all && bytes == 12 * MIB && one >= all && one + 3 * MIB <= all + bytes);
+    REQUIRE_INT(rig_put(s, 1, one, 3 * MIB), 0);
+    REQUIRE_INT(rig_put(s, 2, buf, 3 * MIB - 4096), 0);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, 3 * MIB), 0);
+    REQUIRE_INT(rig_get(s, 2, 0, one, 3 * MIB - 4096), 0);
+    REQUIRE_INT(rig_get(s, 1, MIB - 4096, one, MIB + 8192), 0);
+    kv_store_buffer_free(s, one);
+    void *lent[5];
+    for (int i = 0; i < 5; i++)
+        lent[i] = kv_store_buffer(s);
+    REQUIRE(lent[3] && !lent[4]);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+static void count_done(struct kv_io *io) { ++*(int *)io->ctx; }
+
+// The descriptor says when to poll; nothing ends before that.
+TEST(eventfd)
+{
+    new_folder_on_disk();
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    int n_done = 0;
+    struct kv_io io[8];
+    struct pollfd fd = {.fd = kv_store_fd(s), .events = POLLIN};
+    for (uint64_t k = 0; k < 8; k++) {
+        io[k] = (struct kv_io){.kind = KV_IO_PUT, .key = rig_key(k), .buf = buf + k * BLOCK,
+                               .bytes = BLOCK, .done = count_done, .ctx = &n_done,
+                               .priority = KV_WRITE_BEHIND};
+        kv_store_submit(s, &io[k]);
+    }
+    REQUIRE_INT(n_done, 0);
+    for (int i = 0; i < 1000 && n_done < 8; i++) {
+        kv_store_poll(s, 0);
+        if (n_done < 8)
+            REQUIRE(poll(&fd, 1, 5000) == 1);
+    }
+    REQUIRE_INT(n_done, 8);
+    // A miss is told by poll, too, and the descriptor says so.
+    kv_store_poll(s, 0);
+    io[0] = (struct kv_io){.kind = KV_IO_GET, .key = rig_key(99), .buf = buf, .bytes = 4096,
+                           .done = count_done, .ctx = &n_done};
+    kv_store_submit(s, &io[0]);
+    REQUIRE(n_done == 8 && poll(&fd, 1, 0) == 1);
+    kv_store_poll(s, 0);
+    REQUIRE(n_done == 9 && io[0].result == -ENOENT);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+// ---- records -----------------------------------------------------------------------------------
+
+static int record_put(struct kv_store *s, const char *name, const char *value,
+                      const struct hash *pin, uint32_t n_pins)
+{
+    struct kv_io io = {.kind = KV_IO_RECORD_PUT, .name = name, .buf = (void *)(uintptr_t)value,
+                       .bytes = (uint32_t)strlen(value), .pin = pin, .n_pins = n_pins};
+    return rig_run(s, &io);
+}
+
+static int record_get(struct kv_store *s, const char *name, char *value, uint32_t n)
+{
+    struct kv_io io = {.kind = KV_IO_RECORD_GET, .name = name, .buf = value, .bytes = n};
+    int r = rig_run(s, &io);
+    if (r == 0)
+        value[io.value_bytes] = '\0';
+    return r;
+}
+
+TEST(records)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    struct hash pin[3] = {rig_key(1), rig_key(2), rig_key(3)};
+    char value[64];
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    REQUIRE_INT(rig_put(s, 2, buf, BLOCK), 0);
+    REQUIRE_INT(record_put(s, "session", "a value", pin, 2), 0);
+    REQUIRE_INT(record_put(s, "other", "more", pin, 3), -ENOENT);   // block 3 is not there
+    REQUIRE_INT(record_put(s, "other", "", NULL, 0), 0);
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE_INT(record_get(s, "session", value, sizeof(value)), 0);
+    REQUIRE_STR(value, "a value");
+    REQUIRE_INT(record_get(s, "session", value, 3), -ENOBUFS);
+    REQUIRE_INT(record_get(s, "none", value, sizeof(value)), -ENOENT);
+    REQUIRE(stats(s).pinned_bytes >= 2 * BLOCK);
+    // Pinned blocks survive a flood, and go once the record is gone.
+    for (uint64_t k = 100; k < 500; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 2, 0, buf, BLOCK), 0);
+    struct kv_io del = {.kind = KV_IO_RECORD_DELETE, .name = "session"};
+    REQUIRE_INT(rig_run(s, &del), 0);
+    REQUIRE_INT(stats(s).pinned_bytes, 0);
+    for (uint64_t k = 500; k < 900; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), -ENOENT);
+    struct kv_record_info info;
+    uint32_t cursor = 0;
+    REQUIRE(kv_store_next_record(s, &cursor, &info));
+    REQUIRE_STR(info.name, "other");
+    REQUIRE(!kv_store_next_record(s, &cursor, &info));
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+// ---- the cap -----------------------------------------------------------------------------------
+
+TEST(cap_and_eviction)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    struct hash held = rig_key(0);
+    for (uint64_t k = 0; k < 600; k++) {
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+        if (k == 0)
+            REQUIRE(kv_store_hold(s, &held));
+        if (k % 50 == 0) {
+            REQUIRE(rig_bytes(folder) <= p.capacity_bytes);
+            REQUIRE_INT(rig_get(s, 0, 0, buf, BLOCK), 0);
+        }
+    }
+    struct kv_stats st = stats(s);
+    REQUIRE(st.evicted > 300 && st.blocks > 150);
+    REQUIRE(kv_write_amplification(&st) > 1 && kv_write_amplification(&st) < 3);
+    REQUIRE_INT(rig_get(s, 599, 0, buf, BLOCK), 0);         // the newest are there
+    REQUIRE_INT(rig_get(s, 10, 0, buf, BLOCK), -ENOENT);    // the oldest are not
+    kv_store_release(s, &held);
+    REQUIRE(kv_store_evict(s, UINT64_MAX) > 0);
+    REQUIRE_INT(rig_get(s, 0, 0, buf, BLOCK), -ENOENT);
+    REQUIRE_INT(stats(s).blocks, 0);
+    kv_store_close(s);
+    // Another size takes over the room of the first.
+    s = open_store(&p);
+    for (uint64_t k = 1000; k < 1600; k++)
+        REQUIRE_INT(rig_put(s, k, buf, 8192), 0);
+    for (uint64_t k = 2000; k < 2400; k++)
+        REQUIRE_INT(rig_put(s, k, buf, 32768), 0);
+    REQUIRE_INT(rig_get(s, 2399, 0, buf, 32768), 0);
+    REQUIRE(rig_bytes(folder) <= p.capacity_bytes);
+    kv_store_close(s);
+    // A lower cap is kept too.
+    p.capacity_bytes = 8 * MIB;
+    s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    struct kv_io flush = {.kind = KV_IO_FLUSH};
+    REQUIRE_INT(rig_run(s, &flush), 0);
+    kv_store_close(s);
+    REQUIRE(rig_bytes(folder) <= p.capacity_bytes);
+    rig_remove(folder);
+}
+
+TEST(everything_held)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    p.capacity_bytes = 4 * MIB;
+    struct kv_store *s = open_store(&p);
+    uint64_t k = 0;
+    for (int r = 0; r == 0; k++) {
+        struct hash h = rig_key(k);
+        r = rig_put(s, k, buf, BLOCK);
+        REQUIRE(r == 0 || r == -ENOSPC);
+        REQUIRE(kv_store_hold(s, &h) == (r == 0));
+        REQUIRE(k < 100);
+    }
+    struct hash h = rig_key(3);
+    kv_store_release(s, &h);
+    REQUIRE_INT(rig_put(s, 1000, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 3, 0, buf, BLOCK), -ENOENT);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+TEST(wear_budget)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    p.write_bytes_per_day = 10 * MIB;
+    struct kv_store *s = open_store(&p);
+    int r = 0;
+    uint64_t k = 0;
+    for (; r == 0 && k < 400; k++)
+        r = rig_put(s, k, buf, BLOCK);
+    REQUIRE_INT(r, -EDQUOT);
+    REQUIRE(stats(s).written_today_bytes <= p.write_bytes_per_day + MIB);
+    REQUIRE_INT(rig_get(s, 0, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    s = open_store(&p);                 // it is kept over restarts
+    REQUIRE_INT(rig_put(s, 1000, buf, BLOCK), -EDQUOT);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+// ---- refused stores ----------------------------------------------------------------------------
+
+static void require_refused(const struct kv_store_params *p, int code)
+{
+    struct kv_store *s = NULL;
+    struct err e = {0};
+    REQUIRE_INT(kv_store_open(&s, p, &e), code);
+    REQUIRE(!s && e.msg[0]);
+}
+
+TEST(foreign_folders)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    char path[128], target[64];
+    path_of(path, sizeof(path), "letter.txt");
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    require_refused(&p, -EEXIST);       // somebody else's folder
+    REQUIRE(unlink(path) == 0);
+    kv_store_close(open_store(&p));
+    snprintf(target, sizeof(target), "%s", folder);
+    snprintf(path, sizeof(path), "%s.link", target);
+    REQUIRE(symlink(target, path) == 0);
+    p.path = path;
+    require_refused(&p, -ENOTDIR);
+    REQUIRE(unlink(path) == 0);
+    p.path = "/dev/null";
+    require_refused(&p, -ENOTDIR);
+    p.path = "/nowhere/at/all";
+    require_refused(&p, -ENOENT);
+    p = params("paper");
+    require_refused(&p, -EINVAL);
+    p = params(NULL);
+    p.block_bytes_max = 5000;
+    require_refused(&p, -EINVAL);
+    rig_remove(folder);
+}
+
+TEST(superblocks)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    char path[128];
+    path_of(path, sizeof(path), "super");
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    kv_store_close(s);
+    // Any byte of either copy: the other one serves, and a newer version is left alone.
+    for (uint64_t at = 0; at < 2 * 4096; at = at % 4096 == 127 ? at - 127 + 4096 : at + 1) {
+        flip_file(path, at, 0x11);
+        uint64_t in = at % 4096;
+        if (in >= 8 && in < 12) {
+            require_refused(&p, -ENOTSUP);
+        } else {
+            s = open_store(&p);
+            REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+            kv_store_close(s);
+        }
+        flip_file(path, at, 0x11);
+    }
+    flip_file(path, 50, 1);
+    flip_file(path, 4096 + 50, 1);
+    require_refused(&p, -EUCLEAN);
+    flip_file(path, 50, 1);
+    REQUIRE(truncate(path, 4096) == 0); // the first copy is enough
+    kv_store_close(open_store(&p));
+    rig_remove(folder);
+}
+
+static int hold_pipe[2];
+
+static void hold_store(void)
+{
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    char c = 0;
+    REQUIRE(write(hold_pipe[1], &c, 1) == 1);
+    usleep(400000);
+    kv_store_close(s);
+}
+
+// A second one waits for a little, and then is refused with the process that has the store.
+TEST(two_processes)
+{
+    new_folder();
+    char c;
+    struct kv_store_params p = params(NULL);
+    REQUIRE(pipe(hold_pipe) == 0);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        if (setjmp(test_out) == 0)
+            hold_store();
+        _exit(0);
+    }
+    REQUIRE(read(hold_pipe[0], &c, 1) == 1);
+    struct kv_store *s = open_store(&p);    // as soon as the other lets go
+    REQUIRE(waitpid(pid, NULL, 0) == pid);
+    struct kv_store *second = NULL;
+    struct err e = {0};
+    REQUIRE_INT(kv_store_open(&second, &p, &e), -EBUSY);
+    char who[32];
+    snprintf(who, sizeof(who), "process %d", (int)getpid());
+    REQUIRE(strstr(e.msg, who));
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+// ---- damage ------------------------------------------------------------------------------------
+
+// Every byte of a slot's header, and some of its payload: a miss, whole or in parts.
+TEST(damaged_slots)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    char path[128];
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    kv_store_close(s);
+    segment_path(path, sizeof(path));
+    for (uint64_t at = 0; at < 4096 + BLOCK; at += at < 240 ? 1 : 1511) {
+        flip_file(path, at, 4);
+        s = open_store(&p);
+        bool in_header = at < 112 + 16 * 8;
+        bool in_payload = at >= 4096;
+        uint64_t unit = in_payload ? (at - 4096) / 4096 * 4096 : 0;
+        int part = rig_get(s, 1, unit, buf, 4096);
+        REQUIRE_INT(part, in_header || in_payload ? -ENOENT : 0);
+        if (!in_header && !in_payload)
+            REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+        REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);          // computed again, stored again
+        REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+        REQUIRE_INT(rig_get(s, 1, unit, buf, 4096), 0);
+        kv_store_close(s);
+        rig_remove(folder);
+        s = open_store(&p);
+        REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+        kv_store_close(s);
+        segment_path(path, sizeof(path));
+    }
+    rig_remove(folder);
+}
+
+static void require_no_wrong(struct kv_store *s, uint64_t n, uint64_t min_hits)
+{
+    uint64_t hits = 0;
+    for (uint64_t k = 0; k < n; k++) {
+        int r = rig_get(s, k, 0, buf, 8192);
+        REQUIRE(r == 0 || r == -ENOENT);
+        hits += r == 0;
+    }
+    if (hits < min_hits)
+        TEST_FAIL("%llu hits", (unsigned long long)hits);
+}
+
+// Whatever happens to the index, the blocks are found again, or some are misses. Without the
+// checksum of a clean end, the child that reads first must be enough.
+TEST(damaged_index)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    p.capacity_bytes = 8 * MIB;
+    char path[128], sum[128], segment[128];
+    path_of(path, sizeof(path), "index");
+    path_of(sum, sizeof(sum), "index.sum");
+    struct kv_store *s = open_store(&p);
+    for (uint64_t k = 0; k < 60; k++)
+        REQUIRE_INT(rig_put(s, k, buf, 8192), 0);
+    REQUIRE_INT(record_put(s, "r", "value", NULL, 0), 0);
+    REQUIRE_INT(rig_delete(s, 5), 0);
+    kv_store_close(s);
+    struct stat st;
+    REQUIRE(stat(path, &st) == 0 && stat(sum, &st) == 0);
+    flip_file(path, 5000, 1);           // at rest: the checksum tells
+    s = open_store(&p);
+    REQUIRE(stats(s).rebuilt);
+    require_no_wrong(s, 60, 59);
+    REQUIRE_INT(rig_get(s, 5, 0, buf, 8192), -ENOENT);      // deleted is deleted
+    kv_store_close(s);
+    REQUIRE(stat(path, &st) == 0);
+    for (uint64_t i = 0; i < 120; i++) {
+        uint64_t at = i * 2654435761u % (uint64_t)st.st_size;
+        unlink(sum);
+        flip_file(path, at, (uint8_t)(1u << i % 8));
+        s = open_store(&p);
+        require_no_wrong(s, 60, stats(s).rebuilt ? 59 : 0);
+        REQUIRE_INT(rig_put(s, i % 60, buf, 8192), 0);
+        kv_store_close(s);
+        REQUIRE(stat(path, &st) == 0);
+    }
+    REQUIRE(truncate(path, st.st_size / 2) == 0);
+    s = open_store(&p);
+    REQUIRE(stats(s).rebuilt);
+    kv_store_close(s);
+    REQUIRE(unlink(path) == 0);
+    s = open_store(&p);
+    REQUIRE(stats(s).rebuilt);
+    require_no_wrong(s, 60, 50);
+    kv_store_close(s);
+    segment_path(segment, sizeof(segment));
+    REQUIRE(truncate(segment, 100000) == 0);
+    s = open_store(&p);
+    require_no_wrong(s, 60, 0);
+    REQUIRE_INT(rig_put(s, 1, buf, 8192), 0);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+// Under a running store: nothing crashes, what is gone is a miss.
+TEST(files_vanish)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    char path[128];
+    struct kv_store *s = open_store(&p);
+    for (uint64_t k = 0; k < 60; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    segment_path(path, sizeof(path));
+    REQUIRE(truncate(path, 200000) == 0);
+    require_no_wrong(s, 0, 0);
+    uint64_t misses = 0;
+    for (uint64_t k = 0; k < 60; k++) {
+        int r = rig_get(s, k, 0, buf, BLOCK);
+        REQUIRE(r == 0 || r == -ENOENT);
+        misses += r != 0;
+    }
+    REQUIRE(misses > 0 && misses < 60);
+    REQUIRE(unlink(path) == 0);
+    for (uint64_t k = 100; k < 120; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    kv_store_close(s);
+    s = open_store(&p);                 // the blocks of the missing file are misses
+    for (uint64_t k = 0; k < 120; k++) {
+        int r = rig_get(s, k, 0, buf, BLOCK);
+        REQUIRE(r == 0 || r == -ENOENT);
+    }
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+static uint64_t n_said;
+static void say(void *ctx, const char *line)
+{
+    (void)ctx;
+    n_said += line[0] != '\0';
+}
+
+TEST(fsck)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    struct kv_fsck f;
+    struct err e = {0};
+    struct hash pin = rig_key(3);
+    char path[128];
+    struct kv_store *s = open_store(&p);
+    for (uint64_t k = 0; k < 30; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    REQUIRE_INT(record_put(s, "r", "value", &pin, 1), 0);
+    kv_store_close(s);
+    REQUIRE_OK(kv_store_fsck(folder, false, say, NULL, &f, &e), e);
+    REQUIRE(kv_fsck_clean(&f) && f.blocks == 30 && f.records == 1 && n_said == 0);
+    segment_path(path, sizeof(path));
+    flip_file(path, (4096 + BLOCK) * 3 + 9000, 1);
+    flip_file(path, 20, 1);
+    path_of(path, sizeof(path), "super");
+    flip_file(path, 4096, 1);
+    path_of(path, sizeof(path), "stranger");
+    close(open(path, O_CREAT | O_WRONLY, 0600));
+    for (int i = 0; i < 2; i++) {       // looking changes nothing
+        REQUIRE_OK(kv_store_fsck(folder, false, say, NULL, &f, &e), e);
+        REQUIRE(!kv_fsck_clean(&f) && f.blocks == 28 && f.bad_blocks == 2 && f.bad_super);
+        REQUIRE(f.lost_pins == 1 && f.bad_files == 1 && n_said == (uint64_t)(i + 1) * 5);
+    }
+    REQUIRE(unlink(path) == 0);
+    REQUIRE_OK(kv_store_fsck(folder, true, say, NULL, &f, &e), e);
+    REQUIRE(f.repaired);
+    REQUIRE_OK(kv_store_fsck(folder, false, say, NULL, &f, &e), e);
+    REQUIRE(f.blocks == 28 && !f.bad_blocks && !f.bad_super && !f.bad_index && !f.bad_files);
+    s = open_store(&p);
+    REQUIRE_INT(kv_store_fsck(folder, false, NULL, NULL, &f, &e), -EBUSY);
+    kv_store_close(s);
+    rig_remove(folder);
+    REQUIRE_INT(kv_store_fsck(folder, false, NULL, NULL, &f, &e), -ENOENT);
+}
+
+// ---- what a system may deny --------------------------------------------------------------------
+
+static void deny_io_uring(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {ARRAY_LEN(code), code};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+        SKIP("no seccomp");
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    struct kv_stats st = stats(s);
+    REQUIRE_STR(st.backend, "posix");
+    REQUIRE(strstr(st.note, "io_uring"));
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 1, 4096, buf, BLOCK - 4096), 0);
+    kv_store_close(s);
+    p.backend = "io_uring";
+    require_refused(&p, -EPERM);
+}
+
+TEST(io_uring_denied)
+{
+    new_folder();
+    in_child(deny_io_uring);
+    rig_remove(folder);
+}
+
+static void little_locked_memory(void)
+{
+    struct rlimit none = {65536, 65536};
+    if (geteuid() == 0 && setuid(65534) != 0)
+        SKIP("cannot be another user");
+    REQUIRE(setrlimit(RLIMIT_MEMLOCK, &none) == 0);
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    struct kv_stats st = stats(s);
+    REQUIRE(!st.registered_buffers);
+    void *b = kv_store_buffer(s);
+    REQUIRE_INT(rig_put(s, 1, b, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 1, 0, b, BLOCK), 0);
+    kv_store_close(s);
+}
+
+TEST(memlock)
+{
+    new_folder();
+    REQUIRE(chmod(folder, 0777) == 0);
+    in_child(little_locked_memory);
+    rig_remove(folder);
+}
+
+static void small_files(void)
+{
+    struct rlimit limit = {3 * MIB, 3 * MIB};
+    struct kv_store_params p = params(NULL);
+    p.segment_bytes = 4 * MIB;
+    p.block_bytes_max = BLOCK;
+    struct kv_store *s = open_store(&p);
+    REQUIRE(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), -ENOSPC);
+    REQUIRE(stats(s).no_space > 0);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), -ENOENT);
+    kv_store_close(s);
+}
+
+TEST(file_size_limit)
+{
+    new_folder();
+    in_child(small_files);
+    rig_remove(folder);
+}
+
+static bool write_text(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY);
+    bool ok = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static bool own_namespace(void)
+{
+    char uid[32], gid[32];
+    snprintf(uid, sizeof(uid), "0 %d 1", (int)geteuid());
+    snprintf(gid, sizeof(gid), "0 %d 1", (int)getegid());
+    return unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0 &&
+           write_text("/proc/self/setgroups", "deny") &&
+           write_text("/proc/self/uid_map", uid) && write_text("/proc/self/gid_map", gid);
+}
+
+static void full_disk(void)
+{
+    if (!own_namespace() ||
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount("tmpfs", folder, "tmpfs", 0, "size=6m") != 0)
+        SKIP("no tmpfs of one's own");
+    char path[80];
+    snprintf(path, sizeof(path), "%s/store", folder);
+    struct kv_store_params p = params(NULL);
+    p.path = path;
+    p.capacity_bytes = 64 * MIB;
+    p.segment_bytes = MIB;
+    struct kv_store *s = open_store(&p);
+    uint64_t stored = 0;
+    for (uint64_t k = 0; k < 200; k++) {
+        int r = rig_put(s, k, buf, BLOCK);
+        REQUIRE(r == 0 || r == -ENOSPC);
+        stored += r == 0;
+    }
+    struct kv_stats st = stats(s);
+    REQUIRE(st.no_space > 0 && st.evicted > 0 && !st.degraded);
+    REQUIRE(stored > 60 && st.blocks > 20);
+    REQUIRE_INT(rig_get(s, 199, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 199, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+}
+
+TEST(disk_is_full)
+{
+    new_folder();
+    in_child(full_disk);
+    rig_remove(folder);
+}
+
+// ---- on the simulated machine ------------------------------------------------------------------
+
+static struct kv_store_params sim_params(struct kv_sim *m)
+{
+    struct kv_store_params p = params(NULL);
+    p.sim = m;
+    p.inflight_max = 4;
+    return p;
+}
+
+// A clock that jumps expires nothing; time that passes does, but what a record pins.
+TEST(time_to_live)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    for (uint64_t k = 0; k < 3; k++) {
+        struct kv_io io = {.kind = KV_IO_PUT, .key = rig_key(k), .buf = buf, .bytes = BLOCK,
+                           .ttl_s = 100};
+        rig_fill(k, buf, BLOCK);
+        REQUIRE_INT(rig_run(s, &io), 0);
+    }
+    struct hash pin = rig_key(2);
+    struct kv_io r = {.kind = KV_IO_RECORD_PUT, .name = "r", .pin = &pin, .n_pins = 1, .ttl_s = 500,
+                      .buf = buf};
+    REQUIRE_INT(rig_run(s, &r), 0);
+    kv_sim_set_unix(m, 4000000000);
+    kv_store_poll(s, 0);
+    REQUIRE_INT(rig_get(s, 0, 0, buf, BLOCK), 0);
+    kv_sim_set_unix(m, 0);              // and after a start at 1970
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 0, 0, buf, BLOCK), 0);
+    kv_sim_advance(m, 200);
+    kv_store_poll(s, 0);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), -ENOENT);
+    REQUIRE_INT(rig_get(s, 2, 0, buf, BLOCK), 0);
+    kv_sim_advance(m, 400);
+    for (int i = 0; i < 100; i++)
+        kv_store_poll(s, 0);
+    REQUIRE_INT(stats(s).records, 0);
+    REQUIRE_INT(rig_get(s, 2, 0, buf, BLOCK), -ENOENT);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// While the disk holds everything back, polling returns, queued reads can be taken back, and what
+// the disk has stays its own until it ends.
+TEST(slow_disk)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    struct kv_io io[12];
+    int n_done = 0;
+    for (uint64_t k = 0; k < 12; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    kv_sim_hold(m, true);
+    for (uint64_t k = 0; k < 12; k++) {
+        io[k] = (struct kv_io){.kind = KV_IO_GET, .key = rig_key(k), .buf = buf + k * BLOCK,
+                               .bytes = BLOCK, .done = count_done, .ctx = &n_done,
+                               .priority = k < 10 ? KV_PREFETCH : KV_FAULT};
+        kv_store_submit(s, &io[k]);
+    }
+    for (int i = 0; i < 50; i++)
+        kv_store_poll(s, 0);
+    REQUIRE_INT(n_done, 0);
+    for (uint64_t k = 0; k < 12; k++)
+        kv_store_cancel(s, &io[k]);
+    kv_store_poll(s, 0);
+    // Three requests of four are for prefetches; the last is the first fault's.
+    REQUIRE_INT(n_done, 8);
+    REQUIRE(io[3].result == -ECANCELED && io[9].result == -ECANCELED && io[11].result == -ECANCELED);
+    kv_sim_hold(m, false);
+    while (!kv_store_idle(s))
+        kv_store_poll(s, 1);
+    REQUIRE(n_done == 12 && io[0].result == 0 && io[2].result == 0 && io[10].result == 0);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// A disk that takes no writes: the store gives up storing, and still reads.
+TEST(degraded)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    struct kv_sim_faults f = {.write_eio = 1000000};
+    kv_sim_set_faults(m, &f);
+    for (uint64_t k = 10; k < 30; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), -EIO);
+    struct kv_stats st = stats(s);
+    REQUIRE(st.degraded && st.write_errors >= 8 && st.write_errors < 20);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 10, 0, buf, BLOCK), -ENOENT);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// A failed sync is not tried again: its blocks are given up, and the segment takes no more.
+TEST(failed_sync)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    struct kv_sim_faults f = {.sync_eio = 1000000}, none = {0};
+    kv_sim_set_faults(m, &f);
+    REQUIRE_INT(rig_put(s, 2, buf, BLOCK), -EIO);
+    kv_sim_set_faults(m, &none);
+    REQUIRE_INT(stats(s).sync_errors, 1);
+    REQUIRE_INT(rig_get(s, 2, 0, buf, BLOCK), -ENOENT);
+    REQUIRE_INT(rig_put(s, 2, buf, BLOCK), 0);
+    REQUIRE(stats(s).data_bytes > p.segment_bytes);         // in another segment
+    kv_sim_crash_in(m, 0, false);
+    kv_store_close(s);
+    kv_sim_restart(m);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 2, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
