@@ -13,7 +13,7 @@
 #include "base/base.h"
 
 // A process that was killed holds its lock until its last requests have ended in the kernel.
-#define LOCK_TRIES 60
+#define LOCK_TRIES 20
 #define LOCK_PAUSE_NS 50000000L
 
 static struct files *of(struct disk *d) { return (struct files *)d; }
