@@ -1,5 +1,5 @@
-// fsck: proves a store that nobody has open. Looking changes nothing; repairing lets the store's own
-// code do it, which drops what it cannot believe.
+// fsck: proves a store that nobody has open. Looking changes nothing; repairing lets the store's
+// own code do it, which drops what it cannot believe.
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
@@ -267,7 +267,8 @@ static int repair_sizes(struct checking *c)
     for (uint32_t i = 0; i < c->n_segments; i++) {
         const struct found_segment *s = &c->segment[i];
         segment_name(name, s->id, s->slot_bytes);
-        if (!s->bad_size || snprintf(path, sizeof(path), "%s/%s", c->path, name) >= (int)sizeof(path))
+        int n = snprintf(path, sizeof(path), "%s/%s", c->path, name);
+        if (!s->bad_size || n >= (int)sizeof(path))
             continue;
         int r = s->n_slots ? truncate(path, (off_t)s->n_slots * s->slot_bytes) : unlink(path);
         if (r)

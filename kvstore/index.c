@@ -29,6 +29,7 @@
 // First byte of every key.
 enum { KEY_BLOCK = 'b', KEY_META = 'm', KEY_NAMED = 'r' };
 #define KEY_MAX (1 + KV_RECORD_NAME_MAX + 1)
+#define VALUE_MAX (sizeof(struct index_named) + KV_RECORD_BYTES_MAX)
 
 struct lmdb_index {
     struct index base;
@@ -85,7 +86,7 @@ static bool put_frame(struct pipe_out *o, const MDB_val *k, const MDB_val *v)
 {
     struct frame f = {(uint32_t)k->mv_size, (uint32_t)v->mv_size};
     return k->mv_size > 0 && k->mv_size <= KEY_MAX &&
-           v->mv_size <= sizeof(struct index_named) + KV_RECORD_BYTES_MAX &&
+           v->mv_size <= VALUE_MAX &&
            put(o, &f, sizeof(f)) && put(o, k->mv_data, k->mv_size) &&
            put(o, v->mv_data, v->mv_size);
 }
@@ -230,7 +231,7 @@ static bool receive(int fd, const struct index_visitor *v)
             ok = true;
             break;
         }
-        if (f.key_bytes > KEY_MAX || f.value_bytes > sizeof(struct index_named) + KV_RECORD_BYTES_MAX)
+        if (f.key_bytes > KEY_MAX || f.value_bytes > VALUE_MAX)
             break;
         if (f.value_bytes > cap) {
             larger = realloc(value, f.value_bytes);
@@ -537,7 +538,8 @@ static void lmdb_close(struct index *base, bool clean)
 
 static const struct index_ops lmdb_ops = {
     .load = lmdb_load, .check = lmdb_check, .reset = lmdb_reset, .commit = lmdb_commit,
-    .read_named = lmdb_read_named, .bytes = lmdb_bytes, .written = lmdb_written, .close = lmdb_close,
+    .read_named = lmdb_read_named, .bytes = lmdb_bytes, .written = lmdb_written,
+    .close = lmdb_close,
 };
 
 int index_open(struct index **ret, const char *folder, uint64_t bytes_max, struct err *err)

@@ -3,8 +3,8 @@
 // An operation waits in a queue by priority until there are disk requests for it. One is at most
 // CHUNK_BYTES long; a short transfer goes on where it stopped. A put writes header and payload in
 // one go and then waits for the commit that names it. A get believes nothing: a whole block is
-// hashed and compared with the index, a part with the slot's own sums, which are themselves compared
-// with the index first.
+// hashed and compared with the index, a part with the slot's own sums, which are themselves
+// compared with the index first.
 #include <errno.h>
 #include <string.h>
 #include "kvstore/store.h"
@@ -440,7 +440,7 @@ static void end_put(struct kv_store *s, struct kv_io *io)
         s->stats.write_errors++;
         count_failure(s);
     }
-    // Nobody knows what lies in the slot; the index does not name it, but the disk may be bad there.
+    // The index does not name the slot, but the disk may be bad there.
     if (put_result(status) == -EIO) {
         block_quarantine(s, e);
     } else {

@@ -29,7 +29,8 @@ static int transfer(struct posix_disk *p, struct disk_io *io)
 {
     int fd = p->base.fd[io->file];
     off_t at = (off_t)io->offset_bytes;
-    ssize_t n = io->write ? pwritev(fd, io->iov, io->n_iov, at) : preadv(fd, io->iov, io->n_iov, at);
+    ssize_t n = io->write ? pwritev(fd, io->iov, io->n_iov, at)
+                          : preadv(fd, io->iov, io->n_iov, at);
     return n < 0 ? -errno : (int)n;
 }
 

@@ -1,6 +1,6 @@
 // A simulated machine for tests: a disk with a volatile write cache, an index with commits, and
-// clocks, all driven by one seed. It outlives the stores that are opened on it, as a disk outlives a
-// process. It can fail in every way that a disk does, and lose its power at any step.
+// clocks, all driven by one seed. It outlives the stores that are opened on it, as a disk outlives
+// a process. It can fail in every way that a disk does, and lose its power at any step.
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>

@@ -102,7 +102,7 @@ struct kv_store {
     struct group      *filling;         // owned, as is the other, which may be the committer's
     struct group      *other;
     bool               is_committing, index_broken;
-    uint32_t           commit_first, commit_last;   // entries to be committed or forgotten, by use_next
+    uint32_t           commit_first, commit_last;   // entries to be committed, by use_next
     uint32_t           n_to_commit;
     struct io_list     record_changes, record_reads;
     uint32_t           n_draining;      // segments

@@ -5,7 +5,7 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 build_packages=(gcc libc6-dev meson ninja-build pkgconf python3 python3-venv ca-certificates curl
                 libcjson-dev libmicrohttpd-dev libpcre2-dev libsodium-dev libutf8proc-dev
-                glslang-tools libvulkan-dev)
+                liblmdb-dev liburing-dev libxxhash-dev glslang-tools libvulkan-dev)
 # For the tests of the Vulkan executor where there is no GPU: a software device, and judges.
 vulkan_test_packages=(mesa-vulkan-drivers spirv-tools vulkan-validationlayers)
 

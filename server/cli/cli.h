@@ -18,10 +18,10 @@ struct number_list { uint32_t item[CLI_LIST_MAX], n; };
 
 struct cli {
     const struct command *command;
-    const char *model, *file;               // positional; file: perplexity
+    const char *model, *file;               // positional: the first, the second
     const char *prompt, *tokens, *out_path;
     const char *device, *kv, *attention, *fill;
-    bool        raw, json, no_bos, no_special, exact, profile, no_warmup, help;
+    bool        raw, json, no_bos, no_special, exact, profile, no_warmup, repair, help;
     uint32_t    n_predict;                  // UINT32_MAX: until the model ends
     uint32_t    gpu_layers;                 // LAYERS_MAX: all
     uint32_t    threads, ctx_tokens;        // 0: the engine's defaults
@@ -31,7 +31,7 @@ struct cli {
     uint32_t    decode_tokens, repeat;
     struct number_list prefill, depth, streams;
     double      temperature;
-    uint64_t    seed;
+    uint64_t    seed, bytes;
     bool        has_seed;
     struct str  out;
 };

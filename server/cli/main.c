@@ -9,7 +9,8 @@
 #define STATUS_FAILED 1
 #define STATUS_USAGE 2
 
-#define POSITIONAL(id) ((id) == COMMAND_devices ? 0 : (id) == COMMAND_perplexity ? 2 : 1)
+#define POSITIONAL(id) \
+    ((id) == COMMAND_devices ? 0 : (id) == COMMAND_perplexity || (id) == COMMAND_store ? 2 : 1)
 
 const struct command commands[] = {
 #define COMMAND(id, args, text) \

@@ -10,12 +10,13 @@
 #include "base/hash.h"
 #include "server/cli/cli.h"
 
-enum option_type { OPT_FLAG, OPT_TEXT, OPT_NUMBER, OPT_LIST, OPT_REAL, OPT_SEED, OPT_KV_LIMIT };
+enum option_type { OPT_FLAG, OPT_TEXT, OPT_NUMBER, OPT_LIST, OPT_REAL, OPT_SEED, OPT_KV_LIMIT,
+                   OPT_BYTES };
 
 #define AT(field) offsetof(struct cli, field)
 #define IN(command) (1u << COMMAND_##command)
 #define EVERY (~0u)
-#define ALL (EVERY & ~IN(devices))             // with a model
+#define ALL (EVERY & ~(IN(devices) | IN(store) | IN(fsck)))     // with a model
 #define MODEL_RUNS (IN(run) | IN(logits) | IN(perplexity) | IN(bench))
 
 struct option {
@@ -51,6 +52,8 @@ static const struct option options[] = {
     {"repeat", "N", 0, OPT_NUMBER, AT(repeat), IN(bench), 1, 100, "the best of N; 1 if not given"},
     {"no-warmup", NULL, 0, OPT_FLAG, AT(no_warmup), IN(bench), 0, 0,
      "time the first prompt like that of a cold engine"},
+    {"bytes", "N", 0, OPT_BYTES, AT(bytes), IN(store), 0, 0, "evict: how much has to go"},
+    {"repair", NULL, 0, OPT_FLAG, AT(repair), IN(fsck), 0, 0, "drop what is bad"},
     {"json", NULL, 0, OPT_FLAG, AT(json), EVERY, 0, 0, "for machines: one line of JSON"},
     {"ctx", "TOKENS", 0, OPT_NUMBER, AT(ctx_tokens), ALL, 0, CTX_MAX,
      "context; 0: what the model was trained with (perplexity: 512)"},
@@ -156,6 +159,8 @@ static bool set_value(struct cli *c, const struct option *o, const char *value)
     case OPT_SEED:
         c->has_seed = true;
         return parse_u64(value, UINT64_MAX, at);
+    case OPT_BYTES:
+        return parse_u64(value, UINT64_MAX, at);
     case OPT_NUMBER:
         if (!parse_u64(value, o->max, &v) || v < o->min)
             return false;
@@ -190,6 +195,15 @@ static int add_positional(struct cli *c, unsigned *n, const char *arg, struct er
         return err_set(err, CLI_USAGE, "what is \"%.200s\"? Too many arguments", arg);
     *((*n)++ ? &c->file : &c->model) = arg;
     return 0;
+}
+
+// The n-th word of the command's arguments was not given.
+static int missing(const struct cli *c, unsigned n, struct err *err)
+{
+    const char *word = c->command->arguments;
+    while (n-- > 0)
+        word += strcspn(word, " ") + 1;
+    return err_set(err, CLI_USAGE, "%.*s is missing", (int)strcspn(word, " "), word);
 }
 
 // Reads the option argv[0]. Returns how many words it took, or 0 and err.
@@ -255,7 +269,7 @@ int options_read(struct cli *c, int argc, char **argv, struct err *err)
         }
     }
     if (n_positional < c->command->positional && !c->help)
-        return err_set(err, CLI_USAGE, "%s is missing", n_positional ? "FILE" : "MODEL");
+        return missing(c, n_positional, err);
     return 0;
 }
 
