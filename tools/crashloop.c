@@ -25,6 +25,7 @@ struct log {                            // shared
     uint64_t ops, acked, checked;
     uint64_t open_ns_max;
     uint64_t wrong;
+    volatile bool is_working;           // it is past its checks
     char     message[200];
 };
 
@@ -147,6 +148,7 @@ static void live(const struct kv_store_params *p, bool only_check)
     for (uint32_t i = 0; i < OPS; i++)
         op[i].buf = memory + (size_t)i * BLOCK_MAX;
     check_all(s);
+    side->is_working = true;
     while (!only_check && !side->wrong) {
         for (uint32_t i = 0; i < OPS; i++)
             if (!op[i].busy)
@@ -162,12 +164,16 @@ static void live(const struct kv_store_params *p, bool only_check)
 static void one_cycle(const struct kv_store_params *p, uint64_t max_ms)
 {
     uint64_t child_seed = pick(UINT64_MAX);
+    side->is_working = false;
     pid_t pid = fork();
     if (pid == 0) {
         seed_state = child_seed;
         live(p, false);
         _exit(0);
     }
+    // One of four is killed at any time, also while it opens; the others while they work.
+    for (uint32_t i = 0; pick(4) != 0 && !side->is_working && i < 10000; i++)
+        usleep(1000);
     usleep((useconds_t)pick(max_ms * 1000));
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
