@@ -297,6 +297,38 @@ def test_bench_profile():
     require_failure('bench', SMOLLM2, *sizes, '--device', 'cpu', names=b'cpu')
 
 
+def test_store(folder):
+    crashloop = Path(GODWIT).parents[1] / 'tests' / 'crashloop'
+    store = folder / 'store'
+    require_failure('store', 'stats', store, names=b'store')
+    require_usage('store', 'nonsense', store)
+    require_usage('store', 'stats')
+    require_failure('fsck', store)
+    subprocess.run([crashloop, '--cycles', '3', '--keep', store], check=True,
+                   stdout=subprocess.DEVNULL)
+    stats = parsed('store', 'stats', store, '--json')
+    assert stats['blocks'] > 0 and stats['records'] <= 1 and not stats['rebuilt'], stats
+    assert stats['used_bytes'] <= stats['data_bytes'] <= stats['written_total_bytes'] + (64 << 20)
+    listed = [json.loads(line) for line in output('store', 'ls', store, '--json').splitlines()]
+    assert sum('key' in row for row in listed) == stats['blocks'], (len(listed), stats)
+    assert all(len(row['key']) == 64 for row in listed if 'key' in row)
+    assert parsed('fsck', store, '--json')['clean']
+    segment = min(store.glob('seg-*'))
+    data = bytearray(segment.read_bytes())
+    for at in range(0, len(data), 8192):    # something in every slot
+        data[at] ^= 1
+    segment.write_bytes(data)
+    done = godwit('fsck', store)
+    assert done.returncode == 1 and b'contents' in done.stdout + b'header', done
+    assert b'--repair' in done.stderr
+    found = json.loads(godwit('fsck', store, '--json').stdout)
+    assert found['bad_blocks'] > 0 and not found['clean'], found
+    assert b'repaired' in output('fsck', store, '--repair')
+    assert parsed('fsck', store, '--json')['bad_blocks'] == 0
+    assert parsed('store', 'evict', store, '--bytes', 1, '--json')['evicted_bytes'] > 0
+    require_usage('store', 'evict', store)
+
+
 def main():
     for model in (SMOLLM2, GEMMA3, QWEN2):
         if not model.exists():

@@ -304,8 +304,8 @@ static void open_large(void)
     kv_store_stats(store, &st);
     begin = clock_now_ns();
     kv_store_close(store);
-    printf("\nopen with %llu blocks: %.2f s; close: %.2f s\n", (unsigned long long)st.blocks, open_s,
-           (double)(clock_now_ns() - begin) / 1e9);
+    printf("\nopen with %llu blocks: %.2f s; close: %.2f s\n", (unsigned long long)st.blocks,
+           open_s, (double)(clock_now_ns() - begin) / 1e9);
     rig_remove(folder);
 }
 
@@ -329,8 +329,8 @@ int main(int argc, char **argv)
     for (uint64_t i = 0; i < (uint64_t)WINDOW_MAX * BLOCK_MAX / 8; i++)
         ((uint64_t *)(void *)memory)[i] = i * UINT64_C(0x9e3779b97f4a7c15);
     bare_open();
-    printf("| | size | depth | bare MB/s | durable MB/s | store MB/s | store/bare | store/durable | "
-           "bare CPU s/GB | store CPU s/GB |\n|-|-|-|-|-|-|-|-|-|-|\n");
+    printf("| | size | depth | bare MB/s | durable MB/s | store MB/s | store/bare | "
+           "store/durable | bare CPU s/GB | store CPU s/GB |\n|-|-|-|-|-|-|-|-|-|-|\n");
     static const uint32_t sizes[] = {64u << 10, 256u << 10, 1u << 20};
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         one_size(sizes[i], 1);

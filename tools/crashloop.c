@@ -1,10 +1,10 @@
 // Kills a process that uses a store, again and again, at any moment, and looks each time whether
-// the store still has what it acknowledged: every stored block, no deleted one, the newest record or
-// the one that was under way, and never a wrong byte.
+// the store still has what it acknowledged: every stored block, no deleted one, the newest record
+// or the one that was under way, and never a wrong byte.
 //
 // The side log is memory that both processes share: it survives kill -9 of the one.
 //
-//     crashloop [--cycles N] [--max-ms N] [--backend NAME] [--dir FOLDER] [--seed N]
+//     crashloop [--cycles N] [--max-ms N] [--backend NAME] [--dir FOLDER | --keep STORE] [--seed N]
 #include <getopt.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -181,20 +181,21 @@ static void one_cycle(const struct kv_store_params *p, uint64_t max_ms)
         WRONG("the store has outgrown its cap");
 }
 
-struct options { uint64_t cycles, max_ms, seed; const char *backend, *dir; };
+struct options { uint64_t cycles, max_ms, seed; const char *backend, *dir, *keep; };
 
 static bool read_options(struct options *o, int argc, char **argv)
 {
     static const struct option names[] = {
         {"cycles", required_argument, NULL, 'c'}, {"max-ms", required_argument, NULL, 'm'},
         {"backend", required_argument, NULL, 'b'}, {"dir", required_argument, NULL, 'd'},
-        {"seed", required_argument, NULL, 's'}, {0}};
+        {"seed", required_argument, NULL, 's'}, {"keep", required_argument, NULL, 'k'}, {0}};
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (c) {
         case 'c': o->cycles = strtoull(optarg, NULL, 10); break;
         case 'm': o->max_ms = MAX(strtoull(optarg, NULL, 10), 1); break;
         case 'b': o->backend = optarg; break;
         case 'd': o->dir = optarg; break;
+        case 'k': o->keep = optarg; break;
         case 's': o->seed = strtoull(optarg, NULL, 10); break;
         default: return false;
         }
@@ -208,9 +209,9 @@ int main(int argc, char **argv)
     if (!read_options(&o, argc, argv))
         return 2;
     char folder[256];
-    snprintf(folder, sizeof(folder), "%s/crashloopXXXXXX", o.dir);
+    snprintf(folder, sizeof(folder), o.keep ? "%s" : "%s/crashloopXXXXXX", o.keep ? o.keep : o.dir);
     side = mmap(NULL, sizeof(*side), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (!mkdtemp(folder) || side == MAP_FAILED) {
+    if ((!o.keep && !mkdtemp(folder)) || side == MAP_FAILED) {
         perror(o.dir);
         return 1;
     }
@@ -233,6 +234,7 @@ int main(int argc, char **argv)
            (double)side->open_ns_max / 1e6, side->wrong ? side->message : "nothing wrong");
     if (side->open_ns_max > OPEN_NS_MAX)
         printf("slow to open\n");
-    rig_remove(folder);
+    if (!o.keep)
+        rig_remove(folder);
     return side->wrong || side->acked == 0;
 }
