@@ -31,7 +31,7 @@ struct kv_store_params {
     uint64_t    capacity_bytes;         // hard cap of all files together
     uint32_t    block_bytes_max;        // multiple of KV_UNIT_BYTES
     uint32_t    blocks_max;             // entries in memory, 128 bytes each; capacity / 64 KiB
-    uint64_t    segment_bytes;          // of one preallocated file; capacity / 128
+    uint64_t    segment_bytes;          // of one preallocated file; 64 MiB or capacity / 128
     uint32_t    inflight_max;           // disk requests at once; 64
     uint32_t    buffers;                // of block_bytes_max, for kv_store_buffer()
     void       *memory;                 // the caller's own buffers, registered if possible;

@@ -17,6 +17,7 @@
 #define SECONDS_PER_DAY 86400u
 #define CLOSE_TIMEOUT_NS (10 * NS_PER_S)    // for requests that the disk does not end
 #define SEGMENTS_MAX 1024u
+#define SEGMENT_BYTES_USUAL (UINT64_C(64) << 20)
 #define INDEX_BYTES_PER_BLOCK 512u          // a record is 89 bytes; pages are half full at worst
 #define INDEX_BYTES_MIN (1u << 20)
 #define SIM_POLLS_MAX 100000u               // a simulated machine that does nothing any more
@@ -159,7 +160,10 @@ static void set_defaults(struct kv_store *s)
     s->index_bytes_max = ALIGN_UP(MAX(s->index_bytes_max, INDEX_BYTES_MIN), 65536);
     // What else is in the folder fits in a few units; LMDB's pages may be larger than ours.
     s->data_bytes_max = p->capacity_bytes - s->index_bytes_max - 16 * KV_UNIT_BYTES;
-    uint64_t segment = p->segment_bytes ? p->segment_bytes : p->capacity_bytes / 128;
+    // Every segment that a group wrote to costs a flush of the disk: few and large ones.
+    uint64_t segment = MAX(p->capacity_bytes / 128,
+                           MIN(p->capacity_bytes / 8, SEGMENT_BYTES_USUAL));
+    segment = p->segment_bytes ? p->segment_bytes : segment;
     segment = MAX(segment, DIV_UP(s->data_bytes_max, SEGMENTS_MAX / 2));
     p->segment_bytes = MAX(ALIGN_UP(segment, KV_UNIT_BYTES), slot_bytes_for(p->block_bytes_max));
 }

@@ -2,9 +2,10 @@
 //
 //     bench_kvstore [--dir FOLDER] [--backend NAME] [--seconds S] [--blocks N]
 //
-// Reads are of whole blocks at random; "depth" is how many are asked for at once. Writes replace
-// what a full store holds. A put ends when its block is durable and named by the index, so its fair
-// neighbour is "durable": as many writes as the depth, then fdatasync. "bare" does not sync at all.
+// Reads are of whole blocks at random; "depth" is how many requests the disk has at once. Writes
+// replace what a full store holds. A put ends when its block is durable and named by the index, so
+// its fair neighbour is "durable": as many writes as the depth, then fdatasync. "bare" does not
+// sync at all. At depth 32 up to 512 puts (128 MiB) wait for their commit meanwhile.
 // --blocks also opens a store of N blocks (an index of that many records over an empty file).
 #include <fcntl.h>
 #include <getopt.h>
@@ -17,7 +18,8 @@
 
 #define FILE_BYTES (UINT64_C(384) << 20)
 #define BLOCK_MAX (1u << 20)
-#define WINDOW_MAX 128u
+#define WINDOW_MAX 512u                 // puts that wait for a commit; fewer of large blocks
+#define MEMORY_BYTES (128u << 20)
 #define SLOT_BYTES 8192u                // of --blocks
 #define BATCH 50000u
 
@@ -25,7 +27,7 @@ struct options { const char *dir, *backend; double seconds; uint64_t blocks; };
 struct figure { double bytes_per_s, cpu_s_per_gb; };
 
 static struct options opt = {"/tmp", NULL, 1.0, 0};
-static uint8_t *memory;                 // (WINDOW_MAX, BLOCK_MAX)
+static uint8_t *memory;                 // (MEMORY_BYTES)
 static uint64_t rng = 1;
 
 static uint64_t pick(uint64_t n)
@@ -82,7 +84,7 @@ static void bare_open(void)
         if (pwrite(bare_fd, memory, BLOCK_MAX, (off_t)at) != (ssize_t)BLOCK_MAX)
             fail(path, errno);
     fdatasync(bare_fd);
-    struct iovec v = {memory, (size_t)WINDOW_MAX * BLOCK_MAX};
+    struct iovec v = {memory, MEMORY_BYTES};
     int r = io_uring_queue_init(WINDOW_MAX, &ring, 0);
     if (r)
         fail("io_uring", r);
@@ -166,7 +168,7 @@ static void submit(enum kv_io_kind kind, uint64_t key, uint32_t bytes)
 {
     uint32_t i = free_io[--n_free];
     io[i] = (struct kv_io){.kind = kind, .key = rig_key(key), .bytes = bytes, .done = done,
-                           .buf = memory + (size_t)i * BLOCK_MAX,
+                           .buf = memory + (size_t)i * bytes,
                            .priority = kind == KV_IO_GET ? KV_RESTORE : KV_WRITE_BEHIND};
     kv_store_submit(store, &io[i]);
 }
@@ -179,11 +181,12 @@ static struct figure run(enum kv_io_kind kind, uint32_t bytes, uint32_t window, 
     for (uint32_t i = 0; i < window; i++)
         free_io[n_free++] = i;
     struct timer t = start_timer();
-    bool go_on = true;
-    while (go_on || n_free < window) {
-        go_on = !is_over(&t) && ended_bytes < bytes_max;
+    for (;;) {
+        bool go_on = !is_over(&t) && ended_bytes < bytes_max;
         while (go_on && n_free)
             submit(kind, kind == KV_IO_GET ? next_key - 1 - pick(n_keys) : next_key++, bytes);
+        if (n_free == window)
+            break;
         kv_store_poll(store, NS_PER_S);
     }
     if (n_failed)
@@ -197,7 +200,7 @@ static void open_store(const char *folder, uint32_t bytes, uint32_t depth)
     const struct kv_store_params p = {
         .path = folder, .capacity_bytes = FILE_BYTES, .block_bytes_max = bytes,
         .inflight_max = MAX(depth * 4 / 3 + 1, 4), .backend = opt.backend, .memory = memory,
-        .memory_bytes = (uint64_t)WINDOW_MAX * BLOCK_MAX};
+        .memory_bytes = MEMORY_BYTES};
     if (kv_store_open(&store, &p, &e))
         fail(e.msg, e.code);
 }
@@ -232,7 +235,8 @@ static void one_size(uint32_t bytes, uint32_t depth)
     run(KV_IO_PUT, bytes, 64, 0, FILE_BYTES * 9 / 8);
     opt.seconds = seconds;
     struct figure b = bare(true, false, bytes, depth), d = bare(true, true, bytes, depth);
-    struct figure s = run(KV_IO_PUT, bytes, depth == 1 ? 1 : WINDOW_MAX, 0, UINT64_MAX);
+    uint32_t window = depth == 1 ? 1 : MIN(WINDOW_MAX, MEMORY_BYTES / bytes);
+    struct figure s = run(KV_IO_PUT, bytes, window, 0, UINT64_MAX);
     print("write", bytes, depth, b, d, s);
     b = bare(false, false, bytes, depth);
     s = run(KV_IO_GET, bytes, depth, FILE_BYTES * 3 / 4 / slot_bytes_for(bytes), UINT64_MAX);
@@ -323,10 +327,10 @@ int main(int argc, char **argv)
         default: return 2;
         }
     }
-    memory = aligned_alloc(2u << 20, (size_t)WINDOW_MAX * BLOCK_MAX);
+    memory = aligned_alloc(2u << 20, MEMORY_BYTES);
     if (!memory)
         fail("memory", ENOMEM);
-    for (uint64_t i = 0; i < (uint64_t)WINDOW_MAX * BLOCK_MAX / 8; i++)
+    for (uint64_t i = 0; i < MEMORY_BYTES / 8; i++)
         ((uint64_t *)(void *)memory)[i] = i * UINT64_C(0x9e3779b97f4a7c15);
     bare_open();
     printf("| | size | depth | bare MB/s | durable MB/s | store MB/s | store/bare | "
