@@ -239,6 +239,9 @@ static void delete_expired(struct kv_store *s, struct record *r)
 
 void record_sweep(struct kv_store *s)
 {
+    if (s->records_swept_s == s->time_s)
+        return;
+    s->records_swept_s = s->time_s;
     for (uint32_t i = 0; i < s->n_records; i++) {
         struct record *r = &s->record[i];
         if (r->expires_s && r->expires_s <= s->time_s && !r->leaving)

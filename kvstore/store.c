@@ -119,7 +119,7 @@ static int check_params(const struct kv_store_params *p, struct err *err)
     if (!p->block_bytes_max || p->block_bytes_max % KV_UNIT_BYTES ||
         p->block_bytes_max > KV_BLOCK_BYTES_MAX)
         return err_set(err, -EINVAL, "blocks of %u bytes cannot be stored", p->block_bytes_max);
-    if (slot_bytes_for(p->block_bytes_max) > p->capacity_bytes / 2)
+    if (slot_bytes_for(p->block_bytes_max) > p->capacity_bytes / 4)
         return err_set(err, -EINVAL, "the store is too small for blocks of %u bytes",
                        p->block_bytes_max);
     if ((uintptr_t)p->memory % KV_UNIT_BYTES || p->memory_bytes % KV_UNIT_BYTES)
@@ -154,12 +154,12 @@ static void set_defaults(struct kv_store *s)
     p->inflight_max = p->inflight_max ? CLAMP(p->inflight_max, 4, 4096) : 64;
     p->sums_bytes_max = p->sums_bytes_max ? p->sums_bytes_max : 64u << 20;
     uint64_t blocks = p->blocks_max ? p->blocks_max : MAX(p->capacity_bytes >> 16, 1024);
-    blocks = MIN(blocks, p->capacity_bytes / (4 * INDEX_BYTES_PER_BLOCK));
+    blocks = MIN(blocks, p->capacity_bytes / (8 * INDEX_BYTES_PER_BLOCK));
     p->blocks_max = (uint32_t)MIN(blocks, SLOT_LAST - 1);
     s->index_bytes_max = MAX(p->capacity_bytes / 64, blocks * INDEX_BYTES_PER_BLOCK);
     s->index_bytes_max = ALIGN_UP(MAX(s->index_bytes_max, INDEX_BYTES_MIN), 65536);
-    // What else is in the folder fits in a few units; LMDB's pages may be larger than ours.
-    s->data_bytes_max = p->capacity_bytes - s->index_bytes_max - 16 * KV_UNIT_BYTES;
+    // A damaged index is kept beside its successor; what else is in the folder fits in a few units.
+    s->data_bytes_max = p->capacity_bytes - 2 * s->index_bytes_max - 16 * KV_UNIT_BYTES;
     // Every segment that a group wrote to costs a flush of the disk: few and large ones.
     uint64_t segment = MAX(p->capacity_bytes / 128,
                            MIN(p->capacity_bytes / 8, SEGMENT_BYTES_USUAL));
@@ -173,7 +173,10 @@ static void set_defaults(struct kv_store *s)
 static void *map(uint64_t bytes)
 {
     void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    if (p == MAP_FAILED)
+        return NULL;
+    madvise(p, bytes, MADV_DONTDUMP);   // what users wrote has no place in a core dump
+    return p;
 }
 
 static uint64_t buffers_bytes(const struct kv_store *s)
@@ -422,7 +425,7 @@ static void save_uses(struct kv_store *s, uint64_t end_ns)
     drain(s, end_ns);
 }
 
-// Operations that never ended are told so, except those whose buffers the disk still has.
+// An operation that the disk does not end in time is never told: its buffer is not the caller's.
 void kv_store_close(struct kv_store *s)
 {
     if (!s)

@@ -123,6 +123,7 @@ struct kv_store {
     uint64_t           wear_day, wear_bytes, written_bytes;
     uint32_t           failures;        // writes and syncs in a row
     uint64_t           no_space_until_ns, commit_after_ns;
+    uint64_t           records_swept_s;
     uint32_t           sweep_at;
     uint64_t           sweep_start_ns;
     struct kv_stats    stats;

@@ -444,7 +444,7 @@ static uint64_t seed_of_run(uint64_t i)
 static uint64_t operations(void)
 {
     const char *n = getenv("KVSIM_OPS");
-    return n ? strtoull(n, NULL, 0) : 100000;
+    return n ? strtoull(n, NULL, 0) : 250000;
 }
 
 static void run_seed(struct world *w, uint64_t seed)
