@@ -425,7 +425,7 @@ static int forget(MDB_txn *txn, MDB_dbi dbi, MDB_val *k, uint64_t generation)
         return r == MDB_NOTFOUND ? 0 : r;
     if (v.mv_size == sizeof(b))
         memcpy(&b, v.mv_data, sizeof(b));
-    if (generation && v.mv_size == sizeof(b) && b.generation != generation)
+    if (v.mv_size == sizeof(b) && b.generation > generation)
         return 0;
     return mdb_del(txn, dbi, k, NULL);
 }

@@ -11,7 +11,7 @@
 
 enum index_change_kind {
     INDEX_BLOCK,                        // put or replace
-    INDEX_FORGET,                       // remove a block of block.generation (0: any)
+    INDEX_FORGET,                       // remove a block not newer than block.generation
     INDEX_NAMED,                        // put or replace a named record
     INDEX_UNNAME,
     INDEX_META,

@@ -86,7 +86,7 @@ struct kv_io {
 
     struct {                            // the store's, while in flight
         struct kv_io *next, *wait_next;
-        uint64_t      seq;
+        uint64_t      seq, generation;
         uint32_t      entry, n_parts, issued_bytes, flush_left;
         int           status;
         bool          in_queue;

@@ -144,7 +144,8 @@ static bool forget(struct kv_store *s, const struct hash *key)
     struct group *g = s->filling;
     if (g->n >= GROUP_MAX / 2)
         return false;
-    g->change[g->n] = (struct index_change){.kind = INDEX_FORGET, .key = *key};
+    g->change[g->n] = (struct index_change){.kind = INDEX_FORGET, .key = *key,
+                                               .block.generation = UINT64_MAX};
     g->ref[g->n++] = (struct change_ref){.kind = REF_NOTHING, .entry = NO_ENTRY};
     return true;
 }

@@ -165,8 +165,9 @@ static void start_delete(struct kv_store *s, struct kv_io *io)
         wait_for_put(e, io);
         return;
     }
-    if (!e) {
-        op_changed(s, io, -ENOENT);
+    if (!e) {                           // the index may have it still: that has to end as well
+        io->priv.generation = s->generation - 1;
+        io_list_add(&s->record_changes, io);
         return;
     }
     // Forgotten first, then its header is wiped, so that a rebuilt index does not bring it back.

@@ -1,4 +1,5 @@
-// Named records: a value and the blocks that it pins, committed together.
+// Named records: a value and the blocks that it pins, committed together. The deletion of a block
+// that is not in memory goes the same way.
 //
 // Pins are counted in memory and follow from the records that exist: there is no other account of
 // them that could disagree. A pin remembers the generation of its block, so that it never counts on
@@ -160,6 +161,12 @@ void record_retry(struct kv_store *s)
 
 void record_fill(struct kv_store *s, struct index_change *c, struct kv_io *io)
 {
+    if (io->kind == KV_IO_DELETE) {
+        c->kind = INDEX_FORGET;
+        c->key = io->key;
+        c->block.generation = io->priv.generation;
+        return;
+    }
     c->name = io->name;
     if (io->kind == KV_IO_RECORD_DELETE) {
         c->kind = INDEX_UNNAME;
@@ -199,6 +206,10 @@ static int keep(struct kv_store *s, const struct kv_io *io)
 
 void record_changed(struct kv_store *s, struct kv_io *io, int result)
 {
+    if (io->kind == KV_IO_DELETE) {
+        op_changed(s, io, result ? -EIO : -ENOENT);
+        return;
+    }
     struct record *r = record_find(s, io->name);
     int e = result == 0 || result == -ENOSPC ? result : -EIO;
     if (io->kind == KV_IO_RECORD_PUT) {

@@ -92,7 +92,7 @@ static void apply(struct sim_index_data *d, const struct index_change *c)
     case INDEX_BLOCK: put_block(d, c); break;
     case INDEX_FORGET:
         b = find_block(d, &c->key);
-        if (b && (!c->block.generation || c->block.generation == b->b.generation))
+        if (b && b->b.generation <= c->block.generation)
             *b = d->block[--d->n_blocks];
         break;
     case INDEX_NAMED: put_named(d, c); break;

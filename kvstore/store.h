@@ -104,7 +104,7 @@ struct kv_store {
     bool               is_committing, index_broken;
     uint32_t           commit_first, commit_last;   // entries to be committed, by use_next
     uint32_t           n_to_commit;
-    struct io_list     record_changes, record_reads;
+    struct io_list     record_changes, record_reads;    // also deletions of absent blocks
     uint32_t           n_draining;      // segments
 
     // Records
