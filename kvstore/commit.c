@@ -128,14 +128,15 @@ static void start_job(struct committer *c, struct group *g)
     c->is_done = false;
     pthread_cond_signal(&c->work);
     pthread_mutex_unlock(&c->lock);
-    if (!c->threaded) {
-        do_group(c, g);
-        c->is_done = true;
-    }
 }
 
+// Without a thread the work is done here, one poll later than it was asked for.
 static struct group *take_result(struct committer *c)
 {
+    if (!c->threaded && c->job) {
+        do_group(c, c->job);
+        c->is_done = true;
+    }
     pthread_mutex_lock(&c->lock);
     struct group *g = c->is_done ? c->job : NULL;
     if (g) {

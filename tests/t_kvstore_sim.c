@@ -115,10 +115,6 @@ static void got(struct slot *o)
     struct world *w = o->w;
     int r = o->io.result;
     bool same = w->key[o->key].epoch == o->epoch && !w->down && r != -ECANCELED;
-    struct kv_stats st = {0};
-    if (w->s)
-        kv_store_stats(w->s, &st);
-    w->evicted |= st.evicted > 0;       // a failing disk can make a roomy store a narrow one
     if (r == 0 && !is_right(o->key, o->io.offset_bytes, o->buf, o->io.bytes))
         WRONG("key %u has other bytes", o->key);
     if (r == 0 && o->must_miss && same)
@@ -177,10 +173,19 @@ static void record_got(struct slot *o)
         WRONG("record %u was deleted, and is there (%d)", o->name, r);
 }
 
+// A failing disk can make a roomy store a narrow one.
+static void look_for_evictions(struct world *w)
+{
+    struct kv_stats st;
+    kv_store_stats(w->s, &st);
+    w->evicted |= st.evicted > 0;
+}
+
 static void done(struct kv_io *io)
 {
     struct slot *o = io->ctx;
     o->busy = false;
+    look_for_evictions(o->w);
     switch (io->kind) {
     case KV_IO_GET: got(o); break;
     case KV_IO_PUT: put(o); break;
@@ -337,7 +342,6 @@ static void reopen(struct world *w)
     struct err e = {0};
     kv_store_stats(w->s, &st);
     w->corrupt += st.corrupt;
-    w->evicted |= st.evicted > 0;
     kv_store_close(w->s);
     w->s = NULL;
     for (uint32_t i = 0; i < SLOTS; i++)
@@ -353,9 +357,6 @@ static void crash(struct world *w)
 {
     struct kv_sim_faults none = {0}, faults = *sim_faults(w->m);
     struct err e = {0};
-    struct kv_stats st;
-    kv_store_stats(w->s, &st);
-    w->evicted |= st.evicted > 0;
     w->crashes++;
     w->down = true;
     kv_sim_crash_in(w->m, 0, pick(w, 3) == 0);
