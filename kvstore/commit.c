@@ -125,17 +125,20 @@ static void start_job(struct committer *c, struct group *g)
     pthread_mutex_lock(&c->lock);
     assert(!c->job);
     c->job = g;
-    c->is_done = false;
+    c->is_done = c->was_asked = false;
     pthread_cond_signal(&c->work);
     pthread_mutex_unlock(&c->lock);
 }
 
-// Without a thread the work is done here, one poll later than it was asked for.
+// Without a thread the work is done here, when it is asked for a second time: as beside a thread,
+// requests end between the filling of a group and its sync.
 static struct group *take_result(struct committer *c)
 {
     if (!c->threaded && c->job) {
-        do_group(c, c->job);
-        c->is_done = true;
+        c->is_done = c->was_asked;
+        c->was_asked = true;
+        if (c->is_done)
+            do_group(c, c->job);
     }
     pthread_mutex_lock(&c->lock);
     struct group *g = c->is_done ? c->job : NULL;
@@ -300,10 +303,11 @@ static void take_change(struct kv_store *s, const struct group *g, uint32_t i)
     const struct change_ref *ref = &g->ref[i];
     struct entry *e = ref->entry == NO_ENTRY ? NULL : &s->table.entry[ref->entry];
     int r = ref->result ? ref->result : g->result;
+    if (ref->result)                    // the sync failed, also for what was written meanwhile
+        segment_seal(&s->segments, e->segment);
     switch (ref->kind) {
     case REF_BLOCK:
-        if (ref->result) {              // not synced, so not named by the index
-            segment_seal(&s->segments, e->segment);
+        if (ref->result) {              // so the index does not name it
             block_quarantine(s, e);
         } else if (r) {                 // it may be named or not
             block_hide(s, e);

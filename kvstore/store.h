@@ -62,10 +62,11 @@ struct committer {
     bool            threaded;
     int             eventfd;
     pthread_t       thread;
-    pthread_mutex_t lock;               // a leaf; protects the three below
+    pthread_mutex_t lock;               // a leaf; protects job, is_done, quit
     pthread_cond_t  work;
     struct group   *job;                // to be done; NULL: none
     bool            is_done, quit;
+    bool            was_asked;          // without a thread
 };
 
 struct kv_store {

@@ -395,7 +395,7 @@ static void random_faults(struct world *w)
     if (w->disk != HONEST) {
         f.write_eio = (uint32_t)pick(w, 2000);
         f.write_enospc = (uint32_t)pick(w, 4000);
-        f.sync_eio = (uint32_t)pick(w, w->disk == FAILING ? 20000 : 3000);
+        f.sync_eio = (uint32_t)pick(w, w->disk == FAILING ? 150000 : 3000);
         f.commit_eio = (uint32_t)pick(w, 1000);
         f.commit_enospc = (uint32_t)pick(w, 5000);
         f.make_enospc = (uint32_t)pick(w, 100000);
