@@ -52,7 +52,7 @@ struct index_block {
 };
 static_assert(sizeof(struct index_block) == 56, "on disk");
 
-// Rebuilt from a header whose payload nobody has read yet: it may be torn.
+// Rebuilt from a slot's header: it may be torn, or never have become durable.
 #define INDEX_UNPROVEN 1u
 
 // A named record's value: this, then (n_pins) keys, then the value.

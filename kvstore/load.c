@@ -251,6 +251,31 @@ static void unload(struct kv_store *s)
     s->filling->n = 0;
 }
 
+static void *map(uint32_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+// Reads all of a slot.
+static bool slot_is_whole(struct kv_store *s, uint32_t number, uint32_t slot)
+{
+    uint32_t bytes = s->segments.segment[number].slot_bytes;
+    uint8_t *p = map(bytes);
+    struct slot_header h;
+    bool ok = p && s->disk->ops->read_now(s->disk, number, (uint64_t)slot * bytes, p, bytes) == 0 &&
+              slot_decode(p, &h) == 0 && slot_bytes_for(h.payload_bytes) <= bytes;
+    const uint64_t *sums = ok ? slot_sums(p, &h) : NULL;
+    uint64_t *found = sums ? malloc(units_of(h.payload_bytes) * sizeof(*found)) : NULL;
+    if (found)
+        unit_sums(p + h.header_bytes, h.payload_bytes, found);
+    ok = found && memcmp(found, sums, units_of(h.payload_bytes) * sizeof(*found)) == 0;
+    free(found);
+    if (p)
+        munmap(p, bytes);
+    return ok;
+}
+
 static bool rebuild_slot(struct loading *l, uint32_t number, uint32_t slot, const uint8_t *unit)
 {
     struct kv_store *s = l->s;
@@ -262,7 +287,9 @@ static bool rebuild_slot(struct loading *l, uint32_t number, uint32_t slot, cons
         return true;
     memcpy(key.b, h.key, HASH_BYTES);
     struct entry *old = table_find(&s->table, &key);
-    if (old && old->generation > h.generation)
+    // Of two copies the newer, unless it is torn: it may never have been committed.
+    if (old && (old->generation > h.generation ? slot_is_whole(s, old->segment, old->slot)
+                                               : !slot_is_whole(s, number, slot)))
         return true;
     if (old) {
         slot_free(&s->segments, old->segment, old->slot);
@@ -320,9 +347,8 @@ static int rebuild(struct kv_store *s, struct loading *l, struct err *err)
     int r = s->committer.index->ops->reset(s->committer.index, err);
     if (r)
         return r;
-    uint8_t *unit = mmap(NULL, KV_UNIT_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                         -1, 0);
-    if (unit == MAP_FAILED)
+    uint8_t *unit = map(KV_UNIT_BYTES);
+    if (!unit)
         return err_set(err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < l->n_segments && !l->out_of_memory; i++)
         rebuild_segment(l, l->by_id[i].number, unit);

@@ -129,7 +129,7 @@ static void start_put(struct kv_store *s, struct kv_io *io)
         io_list_add(&s->room, io);
         return;
     }
-    // One that may be torn makes way, and so does one that has expired.
+    // One that may not be durable makes way, and so does one that has expired.
     if (e && (e->unproven || (e->in_use_list && block_expired(s, e)))) {
         block_kill(s, e);
         e = NULL;
@@ -385,11 +385,8 @@ static bool verify(struct kv_store *s, struct kv_io *io, struct entry *e)
 {
     uint32_t n = units_of(io->bytes);
     unit_sums(io->buf, io->bytes, s->scratch);
-    if (is_whole(io, e)) {
-        bool same = sums_sum(s->scratch, n) == e->sum;
-        e->unproven &= !same;
-        return same;
-    }
+    if (is_whole(io, e))
+        return sums_sum(s->scratch, n) == e->sum;
     const uint64_t *sums = believed_sums(s, io, e);
     return sums && memcmp(sums + units_of((uint32_t)io->offset_bytes), s->scratch,
                           n * sizeof(*sums)) == 0;
