@@ -107,12 +107,12 @@ static void bare_submit(bool write, uint32_t bytes, uint32_t slot, uint64_t at)
 
 static uint32_t bare_reap(uint32_t bytes)
 {
-    struct io_uring_cqe *cqe;
+    struct io_uring_cqe *cqe = NULL;
     int r = io_uring_submit_and_wait(&ring, 1);
-    if (r >= 0)
-        r = io_uring_wait_cqe(&ring, &cqe);
-    if (r < 0 || cqe->res != (int)bytes)
-        fail("bare request", r < 0 ? r : cqe->res < 0 ? cqe->res : EIO);
+    if (r < 0 || (r = io_uring_wait_cqe(&ring, &cqe)) < 0)
+        fail("bare request", r);
+    if (cqe->res != (int)bytes)
+        fail("bare request", cqe->res < 0 ? cqe->res : EIO);
     uint32_t slot = (uint32_t)io_uring_cqe_get_data64(cqe);
     io_uring_cqe_seen(&ring, cqe);
     return slot;
