@@ -207,9 +207,10 @@ static void require_broken(struct null_settings ns, int code, const char *why)
 }
 
 static struct executor_ops no_memory_ops;
+static uint32_t rows_with_memory;
 static int submit_without_memory(struct program *g, struct batch *b, struct err *err)
 {
-    if (b->n_rows > 100)
+    if (b->n_rows > rows_with_memory)
         return err_set(err, -ENOMEM, "no memory for %u rows", b->n_rows);
     return executor_null.submit(g, b, err);
 }
@@ -219,13 +220,21 @@ TEST(a_broken_executor_is_noticed)
     require_broken((struct null_settings){.fail_step = 1, .fail_code = -EIO}, -EIO, "told to fail");
     require_broken((struct null_settings){.fail_step = 5, .fail_code = -ETIMEDOUT}, -ETIMEDOUT,
                    "told to fail");
+}
+
+// Without memory for long prompts others are served; without any, none.
+TEST(a_step_without_memory_ends_the_growth)
+{
     struct engine *e = open_engine("null", (struct engine_params){0});
     struct err err = {0};
     no_memory_ops = executor_null;
     no_memory_ops.submit = submit_without_memory;
     e->x->ops = &no_memory_ops;
+    rows_with_memory = 100;
+    REQUIRE_OK(warm(e, &err), err);
+    rows_with_memory = 0;
     REQUIRE_INT(warm(e, &err), -ENOMEM);
-    REQUIRE_STR(err.msg, "warming up: no memory for 128 rows");
+    REQUIRE_STR(err.msg, "warming up: no memory for 1 rows");
     close_engine(e);
 }
 
