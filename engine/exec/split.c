@@ -224,7 +224,8 @@ static void split_kv_limit(struct program *p, uint64_t device_bytes)
 {
     struct half *h = &of(p)->half[1];
     uint64_t room = h->ops->kv_room ? h->ops->kv_room(h->g) : 0;
-    h->ops->kv_limit(h->g, room ? MIN(device_bytes, room) : device_bytes);
+    // A part of the room is for digests, which are about 1 % of the KV.
+    h->ops->kv_limit(h->g, room ? MIN(device_bytes, room - room / 32) : device_bytes);
 }
 
 static void split_kv_homes(const struct program *p, struct kv_homes *ret)

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+#include "engine/exec/mem.h"
 #include "engine/exec/split.h"
 #include "engine/run/priv.h"
 #include "base/clock.h"
@@ -163,12 +164,6 @@ static int open_executor(struct engine *e, const struct engine_params *p, struct
 
 // ---- blocks ----
 
-static uint64_t machine_memory_bytes(void)
-{
-    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    return pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : UINT64_C(1) << 32;
-}
-
 static uint64_t device_room(const struct engine *e)
 {
     return e->x->ops->kv_room ? e->x->ops->kv_room(e->prog) : 0;
@@ -181,10 +176,10 @@ static uint64_t usual_blocks(const struct engine *e, const struct engine_params 
 {
     uint64_t block = e->layout.block_bytes, room = device_room(e);
     if (room && p->kv_limited)
-        room = MIN(p->kv_device_bytes, UINT64_MAX / 2) + machine_memory_bytes() / 4;
+        room = MIN(p->kv_device_bytes, room) + mem_machine_bytes() / 4;
     if (room)
         return MIN(room / block, e->limits.seqs_max * per_seq);
-    return CLAMP(machine_memory_bytes() / 4 / block, per_seq, 4 * per_seq);
+    return CLAMP(mem_machine_bytes() / 4 / block, per_seq, 4 * per_seq);
 }
 
 static int no_room(const struct engine *e, const struct engine_params *p, struct err *err)
@@ -221,11 +216,12 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
 static void limit_device(struct engine *e, const struct engine_params *p, uint32_t n_blocks)
 {
     const struct kv_layout *l = &e->layout;
-    uint64_t room = device_room(e);
+    uint64_t room = device_room(e), most = p->kv_limited ? p->kv_device_bytes : UINT64_MAX;
     uint64_t digests = n_blocks * (uint64_t)l->n_layers * l->n_kv_heads * l->digest_head_bytes;
-    if (e->x->ops->kv_limit && (p->kv_limited || room))
-        e->x->ops->kv_limit(e->prog, p->kv_limited ? p->kv_device_bytes
-                                                   : room - MIN(room, digests));
+    if (room)
+        most = MIN(most, room - MIN(room, digests));
+    if (e->x->ops->kv_limit && most < UINT64_MAX)
+        e->x->ops->kv_limit(e->prog, most);
 }
 
 static int open_pool(struct engine *e, const struct engine_params *p, struct err *err)
