@@ -1,6 +1,8 @@
 // Prepared inputs of integer products: groups of 32 elements as x = scale * q, q signed bytes. The
 // rule is the CPU executor's (engine/exec/cpu/matmul_impl.h): q is x * 127 / max, to nearest even,
 // and the scale then the one that brings q nearest to x.
+// The same bits in every kernel that makes them, so nothing is left to a compiler. Needs
+// common.glsl and math.glsl.
 //
 // A row is three planes, so that neighbouring invocations read neighbouring words:
 //     q of elements 0..15 of every group | of elements 16..31 | (scale, sums of q of both halves)
@@ -49,9 +51,9 @@ ActPiece act_piece(vec4 x)
     [[unroll]] for (uint d = 1; d < 8; d *= 2)
         most = max(most, subgroupShuffleXor(most, d));
     float largest = uintBitsToFloat(most);
-    float inverse = most < 0x7f800000u && largest > 1e-30 ? 127.0 / largest : 0.0;
+    float inverse = most < 0x7f800000u && largest > 1e-30 ? quotient(127.0, largest) : 0.0;
     ActQuad a = act_quantize(x, inverse);
-    float xq = 0.0;
+    precise float xq = 0.0;
     int qq = a.qq, sum = a.sum;
     [[unroll]] for (uint i = 0; i < 8; i++)
         xq += subgroupShuffle(a.xq, first + i);
@@ -63,7 +65,7 @@ ActPiece act_piece(vec4 x)
     ActPiece p = ActPiece(part, uvec4(0));
     [[unroll]] for (uint i = 0; i < 4; i++)
         p.words[i] = subgroupShuffle(a.q, first + (part & 1u) * 4 + i);
-    float scale = inverse > 0.0 ? xq / float(qq) : largest / 127.0;
+    precise float scale = inverse > 0.0 ? quotient(xq, float(qq)) : largest * (1.0 / 127.0);
     if (part == ACT_HEAD)
         p.words.xy = uvec2(floatBitsToUint(scale), uint(sum_lo & 0xffff) | uint(sum_hi) << 16);
     return p;
