@@ -577,7 +577,7 @@ TEST(same_bits_of_cuts_on_bytes)
     need_bytes();
     uint32_t m = vk_info(vk)->tile_s8.m;
     const struct vk_bytes_cut cut[] = {
-        { 2 * m, 2 * m, 2, 2 }, { 2 * m, m, 1, 1 }, { 3 * m, 2 * m, 3, 1 },
+        { 2 * m, 2 * m, 2, 2 }, { 2 * m, m, 1, 1 }, { 3 * m, m, 3, 1 },
     };
     for (unsigned q = 0; q < ARRAY_LEN(id); q++)
         for (unsigned i = 0; i < ARRAY_LEN(cut); i++) {

@@ -552,7 +552,9 @@ TEST(requests_get_what_whole_rows_give)
             TEST_FAIL("request %u: \"%s\", not \"%s\"", i, answers[1][i].text.p,
                       answers[0][i].text.p);
     // The last takes whole rows, so does the prompt of one, and few others do.
-    REQUIRE(n_reads >= ANSWER_TOKENS + 1 && n_reads < 2 * ANSWER_TOKENS + 4);
+    REQUIRE(n_reads >= ANSWER_TOKENS + 1);
+    if (n_reads > KINDS * ANSWER_TOKENS / 2)
+        TEST_FAIL("%llu rows were read", (unsigned long long)n_reads);
     e->x->ops = &executor_vulkan;
     engine_close(e);
 }
