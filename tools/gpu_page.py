@@ -12,10 +12,11 @@ PAGE = '''# Speed on a GPU
 
 Made by `tools/bench_gpu.py` on {date}, {gpu}, driver {driver}, commit {commit}. The files have
 random weights in the shapes of known models; "q4_k" has an output matrix in q6_k. KV is float16.
-All programs ran in turn on one machine, on the same files; each figure is the best of {repeat}, but
-`llama-batched-bench` runs once. What stands before a decode was computed by the peers and filled
-with copies of computed blocks by godwit, which cost the same to read. The peers' figures do not
-sample, ours do. Topk reads 4,096 tokens a row, beside the digests of all.{note}
+Unless a note says otherwise, all programs ran in turn on one machine, on the same files; each
+figure is the best of {repeat}, but `llama-batched-bench` runs once. What stands before a decode
+was computed by the peers and filled with copies of computed blocks by godwit, which cost the same
+to read. The peers' figures do not sample, ours do. Topk reads 4,096 tokens a row, beside the
+digests of all.{note}
 
 The floor of a decode is the time to read every weight and the KV that attention reads, that of a
 prefill the time of its multiplications: {ceilings}. "Busy" is what the
