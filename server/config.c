@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 #include "base/base.h"
+#include "engine/limits.h"
 
 #define FILE_LINE_MAX 4096
 #define VERSION "0.1.0"
@@ -37,7 +38,7 @@ static const struct option options[] = {
       "keys that clients must send, one a line, each perhaps as NAME:KEY" },
     { "device", "NAME", OPT_TEXT, AT(device), "auto", 0, 0,
       "auto, cpu, vulkan, vulkan:NAME or null" },
-    { "gpu-layers", "N", OPT_NUMBER, AT(gpu_layers), "1024", 0, 1024,
+    { "gpu-layers", "N", OPT_NUMBER, AT(gpu_layers), "1024", 0, LAYERS_MAX,
       "layers on the GPU: the last N of the model, with its output; the CPU runs the others; "
       "from the number of layers on: all" },
     { "threads", "N", OPT_NUMBER, AT(threads), "0", 0, 1024, "compute threads; 0: all cores" },

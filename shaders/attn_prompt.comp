@@ -266,13 +266,13 @@ void main()
     [[unroll]] for (uint n = 0; n < O_TILES; n++)
         o_tile[n] = Sums(0.0);
     uint table0 = row.v[rows.x].table, k_bytes = kv_slice_bytes(K_TYPE, DIM);
-    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM), held = 0;
+    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM), physical = 0;
     bool chooses = view.v[rows.x].list != NO_LIST;
     uint64_t slice = 0;
     uint block = lowest_block();
     if (block != NONE) {
-        held = table.v[table0 + block];
-        slice = page.v[held] + kv_head * head_bytes;
+        physical = table.v[table0 + block];
+        slice = page.v[physical] + kv_head * head_bytes;
         fetch(slice, K_TYPE);
     }
     while (block != NONE) {
@@ -280,7 +280,7 @@ void main()
         if (reads)
             advance(kv_head);
         if (gl_LocalInvocationIndex == 0 && chooses)
-            mark_used(used, held);
+            mark_used(used, physical);
         stage(K_TYPE);
         fetch(slice + k_bytes, V_TYPE);
         multiply_keys();
@@ -289,8 +289,8 @@ void main()
         block = lowest_block();
         stage(V_TYPE);
         if (block != NONE) {
-            held = table.v[table0 + block];
-            slice = page.v[held] + kv_head * head_bytes;
+            physical = table.v[table0 + block];
+            slice = page.v[physical] + kv_head * head_bytes;
             fetch(slice, K_TYPE);
         }
         multiply_values();

@@ -52,7 +52,7 @@ static const struct option options[] = {
     {"repeat", "N", 0, OPT_NUMBER, AT(repeat), IN(bench), 1, 100, "the best of N; 1 if not given"},
     {"no-warmup", NULL, 0, OPT_FLAG, AT(no_warmup), IN(bench), 0, 0,
      "time the first prompt like that of a cold engine"},
-    {"bytes", "N", 0, OPT_BYTES, AT(bytes), IN(store), 0, 0, "evict: how much has to go"},
+    {"bytes", "SIZE", 0, OPT_BYTES, AT(bytes), IN(store), 0, 0, "evict: how much has to go"},
     {"repair", NULL, 0, OPT_FLAG, AT(repair), IN(fsck), 0, 0, "drop what is bad"},
     {"json", NULL, 0, OPT_FLAG, AT(json), EVERY, 0, 0, "for machines: one line of JSON"},
     {"ctx", "TOKENS", 0, OPT_NUMBER, AT(ctx_tokens), ALL, 0, CTX_MAX,
@@ -160,7 +160,7 @@ static bool set_value(struct cli *c, const struct option *o, const char *value)
         c->has_seed = true;
         return parse_u64(value, UINT64_MAX, at);
     case OPT_BYTES:
-        return parse_u64(value, UINT64_MAX, at);
+        return parse_size(value, at);
     case OPT_NUMBER:
         if (!parse_u64(value, o->max, &v) || v < o->min)
             return false;

@@ -6,7 +6,6 @@
 
 #define GATHER_QUADS_MAX 4              // heads in fours: room for their scores
 #define GATHER_QUERY_MAX 768            // and for their queries, in vec4s: 12 KiB
-#define SCORE_THREADS 64
 #define CHOOSE_THREADS 256
 
 // How attn_gather and attn_tile spread over invocations. A wide subgroup wants loads side by side

@@ -14,6 +14,8 @@
 #define ATTN_UNITS_MAX 65535u           // workgroups in x that every device takes
 #define ATTN_NO_LIST UINT32_MAX
 
+#define SCORE_THREADS 64                // blocks of a workgroup of select_score.comp
+
 // As shaders/attn.glsl, attn_gather.comp and select.glsl have them.
 struct attn_row {
     uint32_t start, sink;               // struct row_sight

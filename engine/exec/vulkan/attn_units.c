@@ -7,7 +7,6 @@
 #include "base/base.h"
 
 #define TOKENS KV_BLOCK_TOKENS
-#define SCORE_THREADS 64                // blocks of a workgroup of select_score
 #define LIST_ENTRIES_MAX ((size_t)1 << 30)
 
 // ---- classes ----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@
 #include "engine/exec/vulkan/vulkan.h"
 
 #define WRITE_THREADS_MIN 64
-#define MOVE_THREADS 256
 #define MOVE_WORDS 8                    // 16-byte words of an invocation
 #define STAGING UINT32_MAX              // instead of a block
 
@@ -54,7 +53,7 @@ static int make_write(struct vk_program *g, struct vk_op *o, struct err *err)
 
 int vk_kv_init(struct vk_program *g, struct err *err)
 {
-    const uint32_t move[] = { MOVE_THREADS }, swap[] = { MOVE_THREADS };
+    const uint32_t threads[] = { KV_MOVE_THREADS };
     bool any = false;
     int r = 0;
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++) {
@@ -66,10 +65,10 @@ int vk_kv_init(struct vk_program *g, struct err *err)
     }
     if (r || !any)
         return r;
-    r = vk_kernel(g->vk, KERNEL_kv_move, move, ARRAY_LEN(move), &g->kv.move, err);
+    r = vk_kernel(g->vk, KERNEL_kv_move, threads, 1, &g->kv.move, err);
     if (r)
         return r;
-    return vk_kernel(g->vk, KERNEL_kv_swap, swap, ARRAY_LEN(swap), &g->kv.swap, err);
+    return vk_kernel(g->vk, KERNEL_kv_swap, threads, 1, &g->kv.swap, err);
 }
 
 struct vk_use vk_kv_use(const struct vk_program *g, uint32_t layer, bool write)
@@ -139,7 +138,7 @@ static int move(struct vk_program *g, uint32_t dst, uint32_t src)
     };
     uint32_t words = push.page_words + push.digest_words;
     const struct vk_groups n = {
-        DIV_UP(words, MOVE_THREADS * MOVE_WORDS), kv->layout.n_layers, 1 };
+        DIV_UP(words, KV_MOVE_THREADS * MOVE_WORDS), kv->layout.n_layers, 1 };
     const struct vk_use uses[] = { vk_writes(&kv->page), vk_writes(&kv->staging) };
     assert((src < kv->n_blocks || src == STAGING) && (dst < kv->n_blocks || dst == STAGING));
     int r = vk_kv_cmd_begin(g, &err);

@@ -12,7 +12,7 @@
 
 #define SWAP_BYTES_MAX ((size_t)32 << 20)   // of a step, each way: 1.3 ms of a bus at 50 GB/s
 #define SWAPS_MAX 4096
-#define SWAP_GROUP_WORDS (256 * 8)          // MOVE_THREADS times WORDS of kv_swap.comp
+#define SWAP_GROUP_WORDS (KV_MOVE_THREADS * 8)  // WORDS of kv_swap.comp an invocation
 #define MARKS 4                             // of a word
 
 struct page_copy { VkDeviceAddress src, dst; };     // kv_swap.comp
@@ -143,7 +143,7 @@ int vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret,
                            VULKAN_LAYOUT_VERSION, err);
     if (r)
         return r;
-    if (n_blocks > (KV_PLACE_NONE / 2 - 1) / kv.layout.n_layers)
+    if (n_blocks >= KV_PLACE_NONE / 2 / kv.layout.n_layers)
         return err_set(err, -ENOMEM, "no memory for %u KV blocks", n_blocks);
     r = alloc_pages(g->vk, &kv, err);
     if (r == 0)

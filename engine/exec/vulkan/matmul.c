@@ -221,7 +221,7 @@ bool vk_matmul_has_bytes(const struct vk *vk)
     const struct vk_tile *t = &info->tile_s8;
     bool wide_tile = info->subgroup == 32 && t->m == 16 && t->n == 16 && t->k == 32;
     bool narrow_tile = info->subgroup == 8 && t->m == 8 && t->n == 8 && t->k == 8;
-    return vk_kernel_runs(vk, KERNEL_matdot_last) && (wide_tile || narrow_tile);
+    return vk_kernel_runs(vk, KERNEL_matdot + QUANT_q4_0) && (wide_tile || narrow_tile);
 }
 
 static void add_cut(const struct vk_program *g, const struct vk_bytes_cut *c)

@@ -26,9 +26,9 @@ struct vk_matmul_choice {
     struct vk_bytes_cut cut;
 };
 
-// vk_matmul_init with another choice.
 // The device multiplies matrices of bytes as matdot.glsl wants it.
 bool vk_matmul_has_bytes(const struct vk *vk);
+// vk_matmul_init with another choice.
 int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, struct err *err);
 
 bool vk_multiplies(const struct op *op);

@@ -206,9 +206,8 @@ struct uses {
 static bool waits_for_all(const struct vk_cmd *c, const struct uses *u)
 {
     bool copies = u->stage == VK_PIPELINE_STAGE_TRANSFER_BIT;
-    bool meets = vk_hazards_meet(&c->recent, u->item, u->n);
     return vk_hazards_meet(&c->counts, u->item, u->n) ||
-           (copies && (meets || vk_hazards_meet(&c->settled, u->item, u->n))) ||
+           (copies && vk_hazards_meet(&c->settled, u->item, u->n)) ||
            (u->counts && (vk_hazards_meet(&c->recent, u->counts, 1) ||
                           vk_hazards_meet(&c->settled, u->counts, 1)));
 }
@@ -225,9 +224,10 @@ static bool start(struct vk_cmd *c, const struct uses *u)
     assert(c->recording);
     if (c->err.code)
         return false;
-    if (waits_for_all(c, u) || (c->stages && c->profiled && u->stage != c->stages))
+    bool waits = c->stages && (c->profiled || vk_hazards_meet(&c->recent, u->item, u->n));
+    if (waits_for_all(c, u) || (waits && u->stage == VK_PIPELINE_STAGE_TRANSFER_BIT))
         barrier_for_all(c);
-    else if (c->stages && (c->profiled || vk_hazards_meet(&c->recent, u->item, u->n)))
+    else if (waits)
         barrier_for_dispatches(c);
     if (!take_in(c, u)) {
         barrier_for_all(c);

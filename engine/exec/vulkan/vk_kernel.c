@@ -38,7 +38,8 @@ enum vk_support vk_need_support(enum vk_need need)
     enum vk_support support = VK_UNUSED;
 #define KERNEL(kernel, source, formats, needs) \
     if (VK_NEED_##needs == need && support != VK_UNBUILT) \
-        support = vk_kernel_built(KERNEL_##kernel##_last) ? VK_BUILT : VK_UNBUILT;
+        support = vk_kernel_built(KERNEL_##kernel) || vk_kernel_built(KERNEL_##kernel##_last) \
+                      ? VK_BUILT : VK_UNBUILT;
 #include "shaders/kernels.def"
 #undef KERNEL
     return support;

@@ -109,6 +109,8 @@ struct vk_slots {
     uint32_t       n_slabs, per_slab;
 };
 
+#define KV_MOVE_THREADS 256             // of kv_move.comp and kv_swap.comp
+
 // A page is one layer of one block. page.map[layer * n_blocks + block] is its address: device or
 // pinned host memory, shaders do not care. Digests have arrays of their own, compact and always on
 // the device: a layer's digest of (block, head) at (block * n_kv_heads + head) * digest_head_bytes.
