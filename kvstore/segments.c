@@ -42,6 +42,22 @@ struct slot_class *segments_class(struct segments *g, uint32_t slot_bytes)
     return unused;
 }
 
+// The class of exactly this size, else one that nothing uses. A segment's own size is a fact: that
+// another class would do as well is a matter for new blocks only.
+static struct slot_class *exact_class(struct segments *g, uint32_t slot_bytes)
+{
+    struct slot_class *unused = NULL;
+    for (struct slot_class *c = g->cls; c < g->cls + CLASSES_MAX; c++) {
+        if (c->slot_bytes == slot_bytes)
+            return c;
+        if (!unused && is_idle(c))
+            unused = c;
+    }
+    if (unused)
+        unused->slot_bytes = slot_bytes;
+    return unused;
+}
+
 static void link_slots(struct segment *s)
 {
     for (uint32_t i = 0; i < s->n_slots; i++)
@@ -56,9 +72,9 @@ uint32_t segments_add(struct segments *g, uint32_t id, uint32_t slot_bytes, uint
     uint32_t number = 0;
     while (number < g->n_max && g->segment[number].state != SEGMENT_NONE)
         number++;
-    struct slot_class *c = number < g->n_max ? segments_class(g, slot_bytes) : NULL;
+    struct slot_class *c = number < g->n_max ? exact_class(g, slot_bytes) : NULL;
     uint64_t n_slots = bytes / slot_bytes;
-    if (!c || c->slot_bytes != slot_bytes || n_slots == 0 || n_slots >= SLOT_LAST)
+    if (!c || n_slots == 0 || n_slots >= SLOT_LAST)
         return NO_SEGMENT;
     struct segment s = {.id = id, .slot_bytes = slot_bytes, .n_slots = (uint32_t)n_slots,
                         .cls = (uint32_t)(c - g->cls), .bytes = bytes, .state = SEGMENT_MAKING};

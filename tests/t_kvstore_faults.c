@@ -69,6 +69,25 @@ TEST(time_to_live)
     kv_sim_destroy(m);
 }
 
+// Two sizes so near that a class of the larger would do for both: in whatever order their segments
+// are found, every one is.
+TEST(neighbouring_classes)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK - 4096), 0);       // the smaller first: a class of its own
+    REQUIRE_INT(rig_put(s, 2, buf, BLOCK), 0);
+    for (int i = 0; i < 20; i++) {
+        kv_store_close(s);
+        s = open_store(&p);
+        REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK - 4096), 0);
+        REQUIRE_INT(rig_get(s, 2, 0, buf, BLOCK), 0);
+    }
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
 // While the disk holds everything back, polling returns, queued reads can be taken back, and what
 // the disk has stays its own until it ends.
 TEST(slow_disk)

@@ -79,7 +79,7 @@ static struct hash key_of(uint32_t k)
 
 static uint32_t bytes_of(uint32_t k)
 {
-    static const uint32_t bytes[] = {4096, 8192, 20480, 65536};
+    static const uint32_t bytes[] = {4096, 8192, 20480, 61440, 65536};
     return bytes[k % ARRAY_LEN(bytes)];
 }
 
