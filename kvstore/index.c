@@ -33,7 +33,7 @@ enum { KEY_BLOCK = 'b', KEY_META = 'm', KEY_NAMED = 'r' };
 
 struct lmdb_index {
     struct index base;
-    char        *path, *sum_path, *aside_path;
+    char        *folder, *path, *sum_path, *aside_path;      // owned
     uint64_t     bytes_max, written;
     MDB_env     *env;                   // NULL: not open
     MDB_dbi      dbi;
@@ -336,12 +336,30 @@ static bool sum_matches(struct lmdb_index *x)
 
 // ---- index_ops ---------------------------------------------------------------------------------
 
+// What was removed, renamed or made stays so after a power loss.
+static int sync_folder(const struct lmdb_index *x, struct err *err)
+{
+    int fd = open(x->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int r = fd < 0 || fsync(fd) != 0 ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
+    return r ? err_set(err, r, "%s: %s", x->folder, strerror(-r)) : 0;
+}
+
+// The file is about to change. A checksum that outlived it would condemn a good index.
+static int remove_sum(const struct lmdb_index *x, struct err *err)
+{
+    if (unlink(x->sum_path) == 0)
+        return sync_folder(x, err);
+    return errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", x->sum_path, strerror(errno));
+}
+
 static int open_env(struct lmdb_index *x, struct err *err)
 {
     MDB_txn *txn = NULL;
-    // From here on the file changes. A checksum that outlived it would condemn a good index.
-    if (unlink(x->sum_path) != 0 && errno != ENOENT)
-        return err_set(err, -errno, "%s: %s", x->sum_path, strerror(errno));
+    int e = remove_sum(x, err);
+    if (e)
+        return e;
     int r = mdb_env_create(&x->env);
     if (r == 0)
         r = mdb_env_set_mapsize(x->env, x->bytes_max);
@@ -384,7 +402,8 @@ static int lmdb_reset(struct index *base, struct err *err)
     struct lmdb_index *x = of(base);
     if (rename(x->path, x->aside_path) != 0 && errno != ENOENT)
         return err_set(err, -errno, "%s: %s", x->path, strerror(errno));
-    return open_env(x, err);
+    int r = open_env(x, err);
+    return r ? r : sync_folder(x, err);
 }
 
 static int put_named(MDB_txn *txn, MDB_dbi dbi, MDB_val *k, const struct index_change *c)
@@ -522,6 +541,15 @@ static uint64_t lmdb_bytes(struct index *base)
 
 static uint64_t lmdb_written(struct index *base) { return of(base)->written; }
 
+static void destroy(struct lmdb_index *x)
+{
+    free(x->folder);
+    free(x->path);
+    free(x->sum_path);
+    free(x->aside_path);
+    free(x);
+}
+
 static void lmdb_close(struct index *base, bool clean)
 {
     struct lmdb_index *x = of(base);
@@ -530,10 +558,7 @@ static void lmdb_close(struct index *base, bool clean)
         mdb_env_close(x->env);
     if (was_open && clean && !x->broken)
         leave_sum(x);
-    free(x->path);
-    free(x->sum_path);
-    free(x->aside_path);
-    free(x);
+    destroy(x);
 }
 
 static const struct index_ops lmdb_ops = {
@@ -542,17 +567,23 @@ static const struct index_ops lmdb_ops = {
     .close = lmdb_close,
 };
 
+static char *path_in(const char *folder, const char *name)
+{
+    char *path;
+    return asprintf(&path, "%s/%s", folder, name) < 0 ? NULL : path;
+}
+
 int index_open(struct index **ret, const char *folder, uint64_t bytes_max, struct err *err)
 {
     struct lmdb_index *x = calloc(1, sizeof(*x));
-    if (!x || asprintf(&x->path, "%s/" FILE_NAME, folder) < 0 ||
-        asprintf(&x->sum_path, "%s/" SUM_NAME, folder) < 0 ||
-        asprintf(&x->aside_path, "%s/" ASIDE_NAME, folder) < 0) {
-        if (x) {
-            free(x->path);
-            free(x->sum_path);
-            free(x);
-        }
+    if (!x)
+        return err_set(err, -ENOMEM, "out of memory");
+    x->folder = strdup(folder);
+    x->path = path_in(folder, FILE_NAME);
+    x->sum_path = path_in(folder, SUM_NAME);
+    x->aside_path = path_in(folder, ASIDE_NAME);
+    if (!x->folder || !x->path || !x->sum_path || !x->aside_path) {
+        destroy(x);
         return err_set(err, -ENOMEM, "out of memory");
     }
     x->base.ops = &lmdb_ops;
