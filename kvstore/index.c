@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -24,6 +25,7 @@
 #define LOAD_TIMEOUT_MS 60000           // without a byte from the child
 #define PIPE_BYTES (1u << 20)
 #define ENV_FLAGS (MDB_NOSUBDIR | MDB_NOLOCK | MDB_NORDAHEAD)
+#define FIRST_PAGE 2u                   // behind the two meta pages
 #define BLOCK_BYTES 512u                // of ru_oublock
 
 // First byte of every key.
@@ -110,22 +112,44 @@ static bool send_records(MDB_txn *txn, MDB_dbi dbi, struct pipe_out *o)
     return r == MDB_NOTFOUND && n == st.ms_entries;
 }
 
-// The list of free pages is a tree too (number 0), and committing will read it.
-static bool walk_free_pages(MDB_txn *txn)
+// Pages that a transaction freed: how many, then their numbers, descending.
+static bool is_free_list(const MDB_val *v, const MDB_envinfo *info)
+{
+    const uint8_t *list = v->mv_data;
+    size_t n = v->mv_size / sizeof(n), count, page, before = info->me_last_pgno + 1;
+    if (n == 0 || v->mv_size % sizeof(n))
+        return false;
+    memcpy(&count, list, sizeof(count));
+    for (size_t i = 1; i <= count; i++, before = page) {
+        if (i >= n)
+            return false;
+        memcpy(&page, list + i * sizeof(page), sizeof(page));
+        if (page < FIRST_PAGE || page >= before)
+            return false;
+    }
+    return true;
+}
+
+// The list of free pages is a tree too (number 0), by transaction, and committing will believe it.
+static bool walk_free_pages(MDB_txn *txn, const MDB_envinfo *info)
 {
     MDB_cursor *c;
+    MDB_stat st;
     MDB_val k, v;
-    volatile uint8_t seen = 0;
-    if (mdb_cursor_open(txn, 0, &c))
+    uint64_t n = 0;
+    size_t id, last = 0;
+    if (mdb_stat(txn, 0, &st) || mdb_cursor_open(txn, 0, &c))
         return false;
     int r;
     while ((r = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0) {
-        if (k.mv_size != sizeof(size_t) || v.mv_size % sizeof(size_t))
+        if (++n > st.ms_entries || k.mv_size != sizeof(id))
             return false;
-        for (size_t i = 0; i < v.mv_size; i += sizeof(size_t))
-            seen = (uint8_t)(seen ^ ((const uint8_t *)v.mv_data)[i]);
+        memcpy(&id, k.mv_data, sizeof(id));
+        if (id <= last || id > info->me_last_txnid || !is_free_list(&v, info))
+            return false;
+        last = id;
     }
-    return r == MDB_NOTFOUND;
+    return r == MDB_NOTFOUND && n == st.ms_entries;
 }
 
 static bool child_read(const char *path, uint64_t bytes_max, int fd)
@@ -145,12 +169,19 @@ static bool child_read(const char *path, uint64_t bytes_max, int fd)
            (uint64_t)st.st_size / env_stat.ms_psize > info.me_last_pgno &&
            mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) == 0 &&
            mdb_dbi_open(txn, NULL, 0, &dbi) == 0 && send_records(txn, dbi, &o) &&
-           walk_free_pages(txn) && put(&o, &end, sizeof(end)) && flush(&o);
+           walk_free_pages(txn, &info) && put(&o, &end, sizeof(end)) && flush(&o);
 }
 
-// Dies quietly of whatever a damaged file does to it.
-static void child_main(const char *path, uint64_t bytes_max, int fd)
+// Dies quietly of whatever a damaged file does to it, and with its parent, since it has the store's
+// lock too.
+static void child_main(const char *path, uint64_t bytes_max, int fd, pid_t parent)
 {
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(1);                       // it was gone already
     static const int deadly[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
     for (size_t i = 0; i < ARRAY_LEN(deadly); i++)
         signal(deadly[i], SIG_DFL);
@@ -254,9 +285,11 @@ static int load_by_child(struct lmdb_index *x, const struct index_visitor *v, st
     int fd[2];
     if (pipe2(fd, O_CLOEXEC) != 0)
         return err_set(err, -errno, "pipe: %s", strerror(errno));
-    pid_t pid = fork();
-    if (pid == 0)
-        child_main(x->path, x->bytes_max, fd[1]);
+    pid_t parent = getpid(), pid = fork();
+    if (pid == 0) {
+        close(fd[0]);                   // so that writing to nobody fails
+        child_main(x->path, x->bytes_max, fd[1], parent);
+    }
     close(fd[1]);
     if (pid < 0) {
         int r = -errno;

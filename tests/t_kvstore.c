@@ -571,6 +571,42 @@ TEST(two_processes)
     rig_remove(folder);
 }
 
+static bool dies_in_poll;
+
+int poll(struct pollfd *p, nfds_t n, int timeout_ms)
+{
+    if (dies_in_poll)
+        kill(getpid(), SIGKILL);
+    struct timespec t = {timeout_ms / 1000, timeout_ms % 1000 * 1000000L};
+    return ppoll(p, n, timeout_ms < 0 ? NULL : &t, NULL);
+}
+
+// Whoever is killed while its index is being read leaves no child behind that has the lock.
+TEST(killed_while_opening)
+{
+    new_folder();
+    struct kv_store_params p = params("posix");
+    struct kv_store *s = open_store(&p);
+    struct kv_io io = {.kind = KV_IO_RECORD_PUT, .name = "long", .buf = buf, .bytes = 200000};
+    REQUIRE_INT(rig_run(s, &io), 0);    // more than a pipe holds
+    kv_store_close(s);
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dies_in_poll = true;
+        if (setjmp(test_out) == 0)
+            open_store(&p);
+        _exit(0);
+    }
+    int status;
+    REQUIRE(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status));
+    REQUIRE_INT(WTERMSIG(status), SIGKILL);
+    s = open_store(&p);
+    REQUIRE_INT(stats(s).records, 1);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
 // ---- damage ------------------------------------------------------------------------------------
 
 // Bytes of a slot's header and of its payload: a miss, whole or in parts.
