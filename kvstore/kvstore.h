@@ -31,6 +31,7 @@ struct kv_store_params {
     uint64_t    capacity_bytes;         // hard cap of all files together
     uint32_t    block_bytes_max;        // multiple of KV_UNIT_BYTES
     uint32_t    blocks_max;             // entries in memory, 128 bytes each; capacity / 64 KiB
+    uint32_t    records_max;            // 65536
     uint64_t    segment_bytes;          // of one preallocated file; 64 MiB or capacity / 128
     uint32_t    inflight_max;           // disk requests at once; 64
     uint32_t    buffers;                // of block_bytes_max, for kv_store_buffer()
@@ -62,7 +63,8 @@ enum kv_priority {
 // Results: 0, or
 //   -ENOENT     a miss, or a failure of any kind that became one (GET, DELETE, RECORD_*); a record
 //               names a block that is not there (RECORD_PUT)
-//   -ENOSPC     no room for the block: everything is pinned or in use, or the disk is full
+//   -ENOSPC     no room for the block: everything is pinned or in use, or the disk is full; too
+//               many records, or too long ones (RECORD_PUT)
 //   -EDQUOT     over the wear budget of today
 //   -EIO        the disk failed: the block was not stored (PUT), the change was not made (RECORD_*)
 //   -ENOBUFS    the value is longer than buf: value_bytes says how long (RECORD_GET)

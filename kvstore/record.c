@@ -43,6 +43,40 @@ static void drop(struct kv_store *s, struct record *r)
     *r = s->record[--s->n_records];
 }
 
+// Memory for so many more than are counted.
+static bool make_places(struct kv_store *s, uint32_t n_more)
+{
+    if (s->n_records + n_more <= s->n_records_max)
+        return true;
+    uint32_t n = MAX(64, MAX(s->n_records + n_more, s->n_records_max * 2));
+    struct record *more = realloc(s->record, n * sizeof(*more));
+    if (!more)
+        return false;
+    s->record = more;
+    s->n_records_max = n;
+    return true;
+}
+
+static void own_delete_done(struct kv_io *io)
+{
+    free((void *)(uintptr_t)io->name);
+    free(io);
+}
+
+static struct kv_io *own_delete(const char *name)
+{
+    struct kv_io *io = calloc(1, sizeof(*io));
+    char *copy = strdup(name);
+    if (!io || !copy) {
+        free(io);
+        free(copy);
+        return NULL;
+    }
+    *io = (struct kv_io){.kind = KV_IO_RECORD_DELETE, .name = copy, .done = own_delete_done};
+    return io;
+}
+
+// Also the deletions that a load which was given up wished for.
 void records_finish(struct kv_store *s)
 {
     for (uint32_t i = 0; i < s->n_records; i++) {
@@ -52,29 +86,37 @@ void records_finish(struct kv_store *s)
     free(s->record);
     s->record = NULL;
     s->n_records = 0;
+    struct kv_io *next, *changes = s->record_changes.first;
+    io_list_init(&s->record_changes);
+    for (struct kv_io *io = changes; io; io = next) {
+        next = io->priv.next;
+        if (io->done == own_delete_done) {
+            s->n_changing--;
+            own_delete_done(io);
+        }
+    }
 }
 
-// A free place at the end, not yet counted. NULL: out of memory or RECORDS_MAX.
-static struct record *new_place(struct kv_store *s)
+// One too many: it goes with the first commit.
+static int load_surplus(struct kv_store *s, const char *name)
 {
-    if (s->n_records == s->n_records_max) {
-        uint32_t n = MAX(64, s->n_records_max * 2);
-        struct record *more = n <= RECORDS_MAX ? realloc(s->record, n * sizeof(*more)) : NULL;
-        if (!more)
-            return NULL;
-        s->record = more;
-        s->n_records_max = n;
-    }
-    return &s->record[s->n_records];
+    struct kv_io *io = own_delete(name);
+    if (!io)
+        return -ENOMEM;
+    s->n_changing++;
+    io_list_add(&s->record_changes, io);
+    return 0;
 }
 
 int record_load(struct kv_store *s, const char *name, const struct index_named *h,
                 const uint8_t *pins)
 {
-    struct record *r = new_place(s);
+    if (s->n_records >= s->p.records_max)
+        return load_surplus(s, name);
+    bool has_place = make_places(s, 1);
     struct pin *p = malloc(MAX(h->n_pins, 1) * sizeof(*p));
     char *copy = strdup(name);
-    if (!r || !p || !copy) {
+    if (!has_place || !p || !copy) {
         free(p);
         free(copy);
         return -ENOMEM;
@@ -86,10 +128,10 @@ int record_load(struct kv_store *s, const char *name, const struct index_named *
         if (e)
             e->pins++;                  // it is not in the statistics yet
     }
+    struct record *r = &s->record[s->n_records++];
     *r = (struct record){.name = copy, .name_hash = hash_name(name), .expires_s = h->expires_s,
                          .pin = p, .n_pins = h->n_pins, .value_bytes = h->value_bytes};
     s->record_bytes += bytes_of(r);
-    s->n_records++;
     return 0;
 }
 
@@ -117,17 +159,26 @@ static void unpin_all(struct kv_store *s, const struct kv_io *io)
     }
 }
 
+// Once it is committed it must have its place: a store with more records would not open again.
+static bool has_place(struct kv_store *s, const char *name)
+{
+    return (record_find(s, name) || s->n_records + s->n_coming < s->p.records_max) &&
+           make_places(s, s->n_coming + 1);
+}
+
 static void start_put(struct kv_store *s, struct kv_io *io)
 {
     uint64_t bytes = sizeof(struct index_named) + io->bytes + (uint64_t)io->n_pins * HASH_BYTES;
-    int r = s->stats.degraded ? -EIO :
-            s->record_bytes + bytes > s->index_bytes_max / 4 ? -ENOSPC : pin_all(s, io);
-    if (r == -EAGAIN)
+    bool has_room = s->record_bytes + bytes <= s->index_bytes_max / 4 && has_place(s, io->name);
+    int r = s->stats.degraded ? -EIO : has_room ? pin_all(s, io) : -ENOSPC;
+    if (r == -EAGAIN) {
         io_list_add(&s->records, io);
-    else if (r)
+    } else if (r) {
         op_changed(s, io, r);
-    else
+    } else {
+        s->n_coming++;
         io_list_add(&s->record_changes, io);
+    }
 }
 
 void record_submit(struct kv_store *s, struct kv_io *io)
@@ -186,7 +237,7 @@ static int keep(struct kv_store *s, const struct kv_io *io)
     struct record *r = record_find(s, io->name);
     struct pin *p = malloc(MAX(io->n_pins, 1) * sizeof(*p));
     char *name = strdup(io->name);
-    if (!p || !name || (!r && !new_place(s))) {
+    if (!p || !name) {
         free(p);
         free(name);
         return -ENOMEM;
@@ -197,10 +248,12 @@ static int keep(struct kv_store *s, const struct kv_io *io)
     }
     if (r)
         drop(s, r);
-    *new_place(s) = (struct record){.name = name, .name_hash = hash_name(name), .pin = p,
-                                    .n_pins = io->n_pins, .value_bytes = io->bytes,
-                                    .expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0};
-    s->record_bytes += bytes_of(&s->record[s->n_records++]);
+    assert(s->n_records < s->n_records_max);
+    struct record *kept = &s->record[s->n_records++];
+    *kept = (struct record){.name = name, .name_hash = hash_name(name), .pin = p,
+                            .n_pins = io->n_pins, .value_bytes = io->bytes,
+                            .expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0};
+    s->record_bytes += bytes_of(kept);
     return 0;
 }
 
@@ -213,6 +266,7 @@ void record_changed(struct kv_store *s, struct kv_io *io, int result)
     struct record *r = record_find(s, io->name);
     int e = result == 0 || result == -ENOSPC ? result : -EIO;
     if (io->kind == KV_IO_RECORD_PUT) {
+        s->n_coming--;
         if (e == 0)
             e = keep(s, io);
         if (e)
@@ -227,23 +281,12 @@ void record_changed(struct kv_store *s, struct kv_io *io, int result)
 
 // ---- expiry ------------------------------------------------------------------------------------
 
-static void own_delete_done(struct kv_io *io)
-{
-    free((void *)(uintptr_t)io->name);
-    free(io);
-}
-
 static void delete_expired(struct kv_store *s, struct record *r)
 {
-    struct kv_io *io = calloc(1, sizeof(*io));
-    char *name = strdup(r->name);
-    if (!io || !name) {                 // the next round will do it
-        free(io);
-        free(name);
+    struct kv_io *io = own_delete(r->name);
+    if (!io)                            // the next round will do it
         return;
-    }
     r->leaving = true;
-    *io = (struct kv_io){.kind = KV_IO_RECORD_DELETE, .name = name, .done = own_delete_done};
     kv_store_submit(s, io);
     s->stats.expired++;
 }

@@ -153,6 +153,7 @@ static void set_defaults(struct kv_store *s)
     }
     p->inflight_max = p->inflight_max ? CLAMP(p->inflight_max, 4, 4096) : 64;
     p->sums_bytes_max = p->sums_bytes_max ? p->sums_bytes_max : 64u << 20;
+    p->records_max = p->records_max ? p->records_max : RECORDS_USUAL;
     uint64_t blocks = p->blocks_max ? p->blocks_max : MAX(p->capacity_bytes >> 16, 1024);
     blocks = MIN(blocks, p->capacity_bytes / (8 * INDEX_BYTES_PER_BLOCK));
     p->blocks_max = (uint32_t)MIN(blocks, SLOT_LAST - 1);

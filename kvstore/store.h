@@ -18,7 +18,7 @@
 #define CHUNK_BYTES (1u << 20)          // of one disk request
 #define TRIES_MAX 16u                   // of a request that the system would not take
 #define FAILURES_MAX 8u                 // writes or syncs in a row: the store stores no more
-#define RECORDS_MAX 65536u
+#define RECORDS_USUAL 65536u
 
 struct io_list { struct kv_io *first, **end; };
 
@@ -110,7 +110,8 @@ struct kv_store {
 
     // Records
     struct record     *record;          // (n_records) owned
-    uint32_t           n_records, n_records_max;
+    uint32_t           n_records, n_records_max;    // counted; with memory
+    uint32_t           n_coming;        // records that are being committed
     uint64_t           record_bytes;
 
     // Buffers

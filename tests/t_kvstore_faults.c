@@ -88,6 +88,48 @@ TEST(neighbouring_classes)
     kv_sim_destroy(m);
 }
 
+static int put_record(struct kv_store *s, const char *name)
+{
+    struct kv_io io = {.kind = KV_IO_RECORD_PUT, .name = name, .buf = buf, .bytes = 100};
+    return rig_run(s, &io);
+}
+
+// As many records as there may be, also of many at once; a store that has more opens without them.
+TEST(too_many_records)
+{
+    static const char *const names[] = {"a", "b", "c", "d", "e", "f"};
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    p.records_max = 4;
+    struct kv_store *s = open_store(&p);
+    struct kv_io io[6], del = {.kind = KV_IO_RECORD_DELETE, .name = "b"};
+    int n_done = 0, n_refused = 0;
+    for (int i = 0; i < 6; i++) {
+        io[i] = (struct kv_io){.kind = KV_IO_RECORD_PUT, .name = names[i], .buf = buf, .bytes = 100,
+                               .done = count_done, .ctx = &n_done};
+        kv_store_submit(s, &io[i]);
+    }
+    while (n_done < 6)
+        kv_store_poll(s, 1);
+    for (int i = 0; i < 6; i++)
+        n_refused += io[i].result == -ENOSPC;
+    REQUIRE_INT(n_refused, 2);
+    REQUIRE_INT(put_record(s, "a"), 0);             // another value of the same
+    REQUIRE_INT(put_record(s, "g"), -ENOSPC);
+    REQUIRE_INT(rig_run(s, &del), 0);
+    REQUIRE_INT(put_record(s, "g"), 0);
+    kv_store_close(s);
+    p.records_max = 2;
+    s = open_store(&p);
+    REQUIRE_INT(stats(s).records, 2);
+    kv_store_close(s);
+    p.records_max = 4;
+    s = open_store(&p);
+    REQUIRE_INT(stats(s).records, 2);               // the others are gone for good
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
 // While the disk holds everything back, polling returns, queued reads can be taken back, and what
 // the disk has stays its own until it ends.
 TEST(slow_disk)
