@@ -15,6 +15,9 @@ struct loading {
     struct kv_store *s;
     struct by_id    *by_id;             // (n_segments) ascending, owned
     uint32_t         n_segments;
+    struct hash     *lost;              // (n_lost) blocks whose slots are not there, owned
+    uint32_t         n_lost, n_lost_max;
+    int              segment_error;     // a segment is there and cannot be opened
     bool             has_meta, is_other_store, out_of_memory;
     bool             has_strangers;     // names that no store has
 };
@@ -100,9 +103,13 @@ static bool load_segment(void *ctx, const char *name)
     while (number < s->segments.n_max && s->segments.segment[number].state != SEGMENT_NONE)
         number++;
     s->segments.next_id = MAX(s->segments.next_id, id + 1);
-    if (number == s->segments.n_max ||
-        s->disk->ops->file_open(s->disk, number, name, false, &bytes) != 0)
+    if (number == s->segments.n_max)
         return true;                    // its blocks are misses
+    int r = s->disk->ops->file_open(s->disk, number, name, false, &bytes);
+    if (r) {                            // one that may be back tomorrow is no reason to forget
+        l->segment_error = r == -ENOENT ? 0 : r;
+        return r == -ENOENT;
+    }
     uint32_t added = bytes < slot_bytes ? NO_SEGMENT
                      : segments_add(&s->segments, id, slot_bytes, bytes, SEGMENT_READY);
     if (added == NO_SEGMENT)
@@ -124,6 +131,9 @@ static int load_segments(struct kv_store *s, struct loading *l, struct err *err)
     int r = s->disk->ops->list(s->disk, load_segment, l);
     if (r)
         return err_set(err, r, "%.300s: %s", s->path, strerror(-r));
+    if (l->segment_error)
+        return err_set(err, l->segment_error, "a segment of %.300s cannot be opened: %s", s->path,
+                       strerror(-l->segment_error));
     l->by_id = malloc(MAX(l->n_segments, 1) * sizeof(*l->by_id));
     if (!l->by_id)
         return err_set(err, -ENOMEM, "out of memory");
@@ -138,15 +148,20 @@ static int load_segments(struct kv_store *s, struct loading *l, struct err *err)
 
 // ---- index -------------------------------------------------------------------------------------
 
-// A record that cannot be right is taken out with the first commit. Many such: damaged.
-static bool forget(struct kv_store *s, const struct hash *key)
+// A record that cannot be right is taken out once all are read: a lost segment has many.
+static bool lose(struct loading *l, const struct hash *key)
 {
-    struct group *g = s->filling;
-    if (g->n >= GROUP_MAX / 2)
-        return false;
-    g->change[g->n] = (struct index_change){.kind = INDEX_FORGET, .key = *key,
-                                               .block.generation = UINT64_MAX};
-    g->ref[g->n++] = (struct change_ref){.kind = REF_NOTHING, .entry = NO_ENTRY};
+    if (l->n_lost == l->n_lost_max) {
+        uint32_t n = MAX(GROUP_MAX, l->n_lost_max * 2);
+        struct hash *more = realloc(l->lost, n * sizeof(*more));
+        if (!more) {
+            l->out_of_memory = true;
+            return false;
+        }
+        l->lost = more;
+        l->n_lost_max = n;
+    }
+    l->lost[l->n_lost++] = *key;
     return true;
 }
 
@@ -171,7 +186,7 @@ static bool add_block(struct loading *l, const struct hash *key, const struct in
         e->state = ENTRY_LIVE;
         table_hide(&s->table, e);
         table_free(&s->table, e);
-        return forget(s, key);
+        return lose(l, key);
     }
     e->state = ENTRY_LIVE;
     e->bytes = b->bytes;
@@ -196,7 +211,7 @@ static bool visit_block(void *ctx, const struct hash *key, const struct index_bl
     const struct by_id *found = bsearch(&wanted, l->by_id, l->n_segments, sizeof(wanted),
                                         compare_ids);
     if (!found || slot_bytes_for(b->bytes) > l->s->segments.segment[found->number].slot_bytes)
-        return forget(l->s, key);
+        return lose(l, key);
     return add_block(l, key, b, found->number);
 }
 
@@ -222,6 +237,30 @@ static bool visit_meta(void *ctx, const struct index_meta *m)
     s->wear_bytes = m->wear_bytes;
     s->written_bytes = m->written_bytes;
     return !l->is_other_store;
+}
+
+static int commit_now(struct kv_store *s)
+{
+    struct group *g = s->filling;
+    int r = s->committer.index->ops->commit(s->committer.index, g->change, g->n);
+    g->n = 0;
+    return r;
+}
+
+static int forget_lost(struct kv_store *s, const struct loading *l, struct err *err)
+{
+    struct group *g = s->filling;
+    int r = 0;
+    for (uint32_t i = 0; i < l->n_lost && r == 0; i++) {
+        g->change[g->n++] = (struct index_change){.kind = INDEX_FORGET, .key = l->lost[i],
+                                                  .block.generation = UINT64_MAX};
+        if (g->n == GROUP_MAX / 2 || i + 1 == l->n_lost)
+            r = commit_now(s);
+    }
+    if (r == -ENOSPC)                   // then they are found lost again
+        return 0;
+    return r ? err_set(err, r, "the index of %.300s cannot be written: %s", s->path, strerror(-r))
+             : 0;
 }
 
 static int load_index(struct kv_store *s, struct loading *l, struct err *err)
@@ -314,14 +353,6 @@ static bool rebuild_segment(struct loading *l, uint32_t number, uint8_t *unit)
     return true;
 }
 
-static int commit_now(struct kv_store *s)
-{
-    struct group *g = s->filling;
-    int r = s->committer.index->ops->commit(s->committer.index, g->change, g->n);
-    g->n = 0;
-    return r;
-}
-
 // The counters come last: an index without them is rebuilt again.
 static int save_index(struct kv_store *s)
 {
@@ -389,8 +420,11 @@ static int order_by_use(struct kv_store *s)
 static int load_or_rebuild(struct kv_store *s, struct loading *l, bool is_new, struct err *err)
 {
     int r = load_index(s, l, err);
+    if (r == 0)
+        return forget_lost(s, l, err);
     if (r != -ENOENT && r != -EUCLEAN)
         return r;
+    l->n_lost = 0;
     s->stats.rebuilt = r == -EUCLEAN || (!is_new && l->n_segments);
     return rebuild(s, l, err);
 }
@@ -407,6 +441,7 @@ int store_load(struct kv_store *s, struct err *err)
     if (r == 0)
         r = load_or_rebuild(s, &l, is_new, err);
     free(l.by_id);
+    free(l.lost);
     if (r)
         return r;
     segments_relink(&s->segments);

@@ -708,6 +708,38 @@ TEST(damaged_index)
     rig_remove(folder);
 }
 
+// A segment that is gone takes its blocks with it, and nothing else; one that cannot be opened is
+// no reason to forget anything.
+TEST(lost_segment)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    p.capacity_bytes = 64 * MIB;
+    p.segment_bytes = 4 * MIB;
+    char path[128], aside[140];
+    struct kv_store *s = open_store(&p);
+    for (uint64_t k = 0; k < 400; k++)
+        REQUIRE_INT(rig_put(s, k, buf, 4096), 0);
+    REQUIRE_INT(record_put(s, "r", "value", NULL, 0), 0);
+    kv_store_close(s);
+    segment_path(path, sizeof(path));
+    snprintf(aside, sizeof(aside), "%s.aside", path);
+    REQUIRE(rename(path, aside) == 0 && symlink("nowhere", path) == 0);
+    require_refused(&p, -ELOOP);
+    REQUIRE(rename(aside, path) == 0);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 399, 0, buf, 4096), 0);
+    kv_store_close(s);
+    REQUIRE(unlink(path) == 0);
+    for (int i = 0; i < 2; i++) {
+        s = open_store(&p);
+        REQUIRE(!stats(s).rebuilt && stats(s).records == 1 && stats(s).blocks == 0);
+        REQUIRE_INT(rig_get(s, 1, 0, buf, 4096), -ENOENT);
+        kv_store_close(s);
+    }
+    rig_remove(folder);
+}
+
 // Under a running store: nothing crashes, what is gone is a miss.
 TEST(files_vanish)
 {
