@@ -392,6 +392,9 @@ static bool verify(struct kv_store *s, struct kv_io *io, struct entry *e)
                           n * sizeof(*sums)) == 0;
 }
 
+// Is it the block's fault? What the system had no memory or no turn for may be read next time.
+static bool is_lost(int status) { return status == -EIO || status == -ENODATA; }
+
 static void end_get(struct kv_store *s, struct kv_io *io)
 {
     struct entry *e = entry_of(s, io);
@@ -408,7 +411,7 @@ static void end_get(struct kv_store *s, struct kv_io *io)
     s->stats.read_errors += failed;
     free_header(s, io);
     e->reads--;
-    if ((bad || failed) && e->state == ENTRY_LIVE)
+    if ((bad || is_lost(r)) && e->state == ENTRY_LIVE)
         block_kill(s, e);
     block_evictable(s, e);
     block_release(s, e);
@@ -548,7 +551,7 @@ static void skip(struct disk_io *q, uint32_t n)
     q->iov[0].iov_len -= n;
 }
 
-// What is still to be done of a request? Returns 0 (nothing), -EAGAIN (again), or its failure.
+// What is still to be done of a request? Returns 0 (nothing), -EAGAIN (again), or its failure for good.
 static int progress(struct kv_store *s, struct disk_io *q)
 {
     int r = q->result;
@@ -558,7 +561,7 @@ static int progress(struct kv_store *s, struct disk_io *q)
     if (r == 0)
         return q->write ? -ENOSPC : -ENODATA;
     if (++q->tries > TRIES_MAX)
-        return r < 0 ? r : -EIO;
+        return r == -EAGAIN ? -EBUSY : r < 0 ? r : -EIO;
     if (r > 0) {
         s->stats.short_transfers++;
         skip(q, (uint32_t)r & ~(KV_UNIT_BYTES - 1));

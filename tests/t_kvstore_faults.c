@@ -185,6 +185,28 @@ TEST(degraded)
     kv_sim_destroy(m);
 }
 
+// What passes is a miss, and the block is still there.
+TEST(passing_errors)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    struct kv_sim_faults again = {.again = 1000000}, eio = {.read_eio = 1000000}, none = {0};
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    for (int i = 0; i < 10; i++) {
+        kv_sim_set_faults(m, &again);
+        REQUIRE_INT(rig_get(s, 1, 4096 * (uint64_t)i, buf, 4096), -ENOENT);
+        kv_sim_set_faults(m, &none);
+        REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    }
+    kv_sim_set_faults(m, &eio);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), -ENOENT);
+    kv_sim_set_faults(m, &none);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), -ENOENT);     // a disk that failed is not asked again
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
 // A failed sync is not tried again: its blocks are given up, and the segment takes no more.
 TEST(failed_sync)
 {
