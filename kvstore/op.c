@@ -129,7 +129,17 @@ static void start_put(struct kv_store *s, struct kv_io *io)
         io_list_add(&s->room, io);
         return;
     }
-    // One that may not be durable makes way, and so does one that has expired.
+    // One that may not be durable makes way, and so does one that has expired; but not for nothing.
+    int refusal = e && e->unproven ? put_refusal(s, io) : 0;
+    if (refusal == -EAGAIN) {
+        io_list_add(&s->room, io);
+        return;
+    }
+    if (refusal) {
+        op_changed(s, io, refusal);
+        s->stats.no_space += refusal == -ENOSPC;
+        return;
+    }
     if (e && (e->unproven || (e->in_use_list && block_expired(s, e)))) {
         block_kill(s, e);
         e = NULL;

@@ -207,6 +207,24 @@ TEST(passing_errors)
     kv_sim_destroy(m);
 }
 
+// A put that is refused leaves the block alone that it would have replaced.
+TEST(refused_replacement)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    kv_store_close(s);
+    kv_sim_damage_index(m);
+    p.write_bytes_per_day = BLOCK;
+    s = open_store(&p);
+    REQUIRE(stats(s).rebuilt);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), -EDQUOT);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
 // A failed sync is not tried again: its blocks are given up, and the segment takes no more.
 TEST(failed_sync)
 {
