@@ -172,11 +172,16 @@ static void one_cycle(const struct kv_store_params *p, uint64_t max_ms)
         _exit(0);
     }
     // One of four is killed at any time, also while it opens; the others while they work.
-    for (uint32_t i = 0; pick(4) != 0 && !side->is_working && i < 10000; i++)
+    bool waits = pick(4) != 0;
+    for (uint32_t i = 0; waits && !side->is_working && !side->wrong && i < 10000; i++)
         usleep(1000);
     usleep((useconds_t)pick(max_ms * 1000));
     kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
+    int status = 0;
+    waitpid(pid, &status, 0);
+    // One that died of itself was not killed: an assertion, a damaged address.
+    if (!side->wrong && !(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL))
+        WRONG("the process ended by itself, status %#x", (unsigned)status);
     if (rig_bytes(p->path) > p->capacity_bytes)
         WRONG("the store has outgrown its cap");
 }
