@@ -77,7 +77,7 @@ static int check_super(struct checking *c, struct err *err)
 static bool is_known_name(const char *name)
 {
     static const char *const names[] = {"lock", SUPER_NAME, "index", "index.sum",
-                                        "index.damaged", SUPER_NAME ".new"};
+                                        "index.damaged", SUPER_NAME ".new", "lost+found"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
         if (strcmp(name, names[i]) == 0)
             return true;

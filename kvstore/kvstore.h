@@ -46,7 +46,7 @@ struct kv_store_params {
 enum kv_io_kind {
     KV_IO_GET, KV_IO_PUT, KV_IO_DELETE, // one block
     KV_IO_RECORD_GET, KV_IO_RECORD_PUT, KV_IO_RECORD_DELETE,
-    KV_IO_FLUSH,                        // done when what was submitted before it is
+    KV_IO_FLUSH,                        // done when every change submitted before it is
 };
 
 // What goes first when disk requests are scarce. The last two never take the last quarter of them.
@@ -110,7 +110,8 @@ void kv_store_buffer_free(struct kv_store *s, void *buf);   // NULL is fine
 void *kv_store_buffers(struct kv_store *s, uint64_t *bytes);
 
 void kv_store_submit(struct kv_store *s, struct kv_io *io);
-// A queued operation ends with -ECANCELED; one that the disk has ends when the disk lets go of its
+// A queued read and a put that waits for room end with -ECANCELED; what waits for a put of its key
+// ends with that, changes go on, and a read that the disk has ends when the disk lets go of its
 // buffer, with whatever result. A caller that gives up on a slow read must leave its buffer alone
 // until then.
 void kv_store_cancel(struct kv_store *s, struct kv_io *io);

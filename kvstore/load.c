@@ -27,7 +27,9 @@ struct loading {
 static bool look_for_strangers(void *ctx, const char *name)
 {
     struct loading *l = ctx;
-    l->has_strangers |= strcmp(name, "lock") != 0 && strcmp(name, SUPER_NAME ".new") != 0;
+    // A fresh file system has its own folder.
+    l->has_strangers |= strcmp(name, "lock") != 0 && strcmp(name, SUPER_NAME ".new") != 0 &&
+                        strcmp(name, "lost+found") != 0;
     return true;
 }
 

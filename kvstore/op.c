@@ -561,7 +561,7 @@ static void skip(struct disk_io *q, uint32_t n)
     q->iov[0].iov_len -= n;
 }
 
-// What is still to be done of a request? Returns 0 (nothing), -EAGAIN (again), or its failure for good.
+// What is still to be done of a request? Returns 0 (nothing), -EAGAIN (again) or a failure.
 static int progress(struct kv_store *s, struct disk_io *q)
 {
     int r = q->result;
