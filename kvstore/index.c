@@ -433,7 +433,10 @@ static int lmdb_load(struct index *base, const struct index_visitor *v, struct e
 static int lmdb_reset(struct index *base, struct err *err)
 {
     struct lmdb_index *x = of(base);
-    if (rename(x->path, x->aside_path) != 0 && errno != ENOENT)
+    struct stat st;
+    // The first one that was kept is the one with the records.
+    int gone = lstat(x->aside_path, &st) == 0 ? unlink(x->path) : rename(x->path, x->aside_path);
+    if (gone != 0 && errno != ENOENT)
         return err_set(err, -errno, "%s: %s", x->path, strerror(errno));
     int r = open_env(x, err);
     return r ? r : sync_folder(x, err);

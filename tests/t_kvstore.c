@@ -157,6 +157,15 @@ TEST(index_files_are_durable)
     s = open_store(&p);
     REQUIRE(stats(s).rebuilt && n_removed == 2 && !folder_is_dirty);
     kv_store_close(s);
+    // What was kept aside stays when the next one is damaged too.
+    char aside[128];
+    struct stat kept, now;
+    path_of(aside, sizeof(aside), "index.damaged");
+    REQUIRE(stat(aside, &kept) == 0);
+    flip_file(path, 5000, 1);
+    s = open_store(&p);
+    REQUIRE(stats(s).rebuilt && stat(aside, &now) == 0 && now.st_ino == kept.st_ino);
+    kv_store_close(s);
     rig_remove(folder);
 }
 
