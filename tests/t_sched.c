@@ -42,6 +42,7 @@ struct sim {
     uint64_t             n_steps, now_ns, served[CLIENTS], finished, cancelled;
     uint64_t             longest_wait;          // steps from submission to the end
     uint64_t             n_recomputed;          // generated rows that ran again
+    uint64_t             n_loaded;              // blocks
     double               row_ns, depth_ns, step_ns;
 };
 
@@ -125,6 +126,40 @@ static void run_item(struct sim *m, const struct sched_item *it)
     m->n_recomputed += it->decode ? it->n_rows - (n == q->n_tokens) : 0;
 }
 
+// Two of three keys are stored.
+static bool is_stored(void *ctx, const struct hash *key)
+{
+    (void)ctx;
+    return hash_short(key) % 3 != 0;
+}
+
+static uint32_t n_loading(const struct sim *m)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < LIVE_MAX; i++)
+        n += m->seq[i].used && m->seq[i].seq.state == SEQ_LOADING;
+    return n;
+}
+
+// The store gives some of what is waited for, or fails.
+static void load_some(struct sim *m)
+{
+    for (uint32_t i = 0; i < LIVE_MAX; i++) {
+        struct sequence *q = &m->seq[i].seq;
+        if (!m->seq[i].used || q->state != SEQ_LOADING)
+            continue;
+        for (uint64_t n = rng(4); n > 0 && q->n_computed < q->n_stored * KV_BLOCK_TOKENS; n--) {
+            uint32_t b = q->table.block[q->n_computed / KV_BLOCK_TOKENS];
+            REQUIRE_INT(kv_pool_state(m->pool, b), KV_FILLING);
+            memcpy(m->kv[b], &q->token[q->n_computed], sizeof m->kv[b]);
+            sched_loaded(m->sched, q);
+            m->n_loaded++;
+        }
+        if (q->n_computed == q->n_stored * KV_BLOCK_TOKENS || rng(10) == 0)
+            sched_load_end(q);
+    }
+}
+
 static void check_step(const struct sim *m, const struct sched_step *t)
 {
     uint32_t rows = 0, out = 0, decoding = 0, in_step = 0;
@@ -147,7 +182,7 @@ static void check_step(const struct sim *m, const struct sched_step *t)
     REQUIRE_INT(out, t->n_out);
     REQUIRE(rows <= m->p.rows_max && out <= m->p.outputs_max && t->n_items <= m->p.seqs_max);
     REQUIRE_INT(decoding, in_step);         // no decode is skipped for a prompt
-    REQUIRE(rows > 0 || m->n_live == 0);
+    REQUIRE(rows > 0 || m->n_live == 0 || n_loading(m) > 0);
 }
 
 static void after_item(struct sim *m, const struct sched_item *it, uint32_t from)
@@ -200,10 +235,10 @@ static struct sim sim;
 
 // ---- properties ----
 
-static void random_load(uint64_t seed, uint32_t n_blocks, bool reuse)
+static void random_load(const struct sched_params *p, uint64_t seed, uint32_t n_blocks, bool reuse)
 {
     rng_state = seed * 0x9e3779b97f4a7c15u + 1;
-    sim_open(&sim, &small, n_blocks);
+    sim_open(&sim, p, n_blocks);
     uint32_t tokens_max = n_blocks * KV_BLOCK_TOKENS, added = 0;
     for (uint32_t step = 0; step < 500; step++) {
         if (sim.n_live < LIVE_MAX && rng(4) == 0) {
@@ -219,22 +254,36 @@ static void random_load(uint64_t seed, uint32_t n_blocks, bool reuse)
                 sim_end(&sim, q);
             }
         }
+        load_some(&sim);
         sim_step(&sim);
     }
     for (uint32_t step = 0; sim.n_live > 0; step++) {
         REQUIRE(step < 20000);
+        load_some(&sim);
         sim_step(&sim);
     }
     REQUIRE_INT(sim.finished + sim.cancelled, added);
+    REQUIRE((sim.n_loaded > 0) == (p->is_stored && reuse));
     sim_close(&sim);
 }
 
 TEST(random_loads)
 {
     for (uint64_t seed = 1; seed <= 40; seed++) {
-        random_load(seed, 64, true);
-        random_load(seed, 16, true);
-        random_load(seed, 12, false);
+        random_load(&small, seed, 64, true);
+        random_load(&small, seed, 16, true);
+        random_load(&small, seed, 12, false);
+    }
+}
+
+TEST(random_loads_with_a_store)
+{
+    struct sched_params p = small;
+    p.is_stored = is_stored;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        random_load(&p, seed, 64, true);
+        random_load(&p, seed, 14, true);
+        random_load(&p, seed, 16, false);
     }
 }
 

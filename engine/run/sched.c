@@ -127,16 +127,17 @@ static void take_cached(struct sched *s, struct sequence *q)
     }
 }
 
-// True when a prompt that is being computed will give the block that q misses: waiting for it is
-// cheaper than computing it twice.
-static bool is_being_computed(const struct sched *s, const struct sequence *q)
+// True when a prompt that is being computed or loaded will give the block that q misses: waiting
+// for it is cheaper than computing it twice.
+static bool is_being_made(const struct sched *s, const struct sequence *q)
 {
     uint32_t next = q->table.n_blocks;
     if (next >= seq_n_reusable(q))
         return false;
     for (uint32_t i = 0; i < s->n_running; i++) {
         const struct sequence *r = s->running[i];
-        if (r->state == SEQ_PREFILL && r->reuse && next < r->n_keys &&
+        bool is_made = r->state == SEQ_PREFILL || r->state == SEQ_LOADING;
+        if (is_made && r->reuse && next < r->n_keys &&
             r->n_computed < (next + 1) * KV_BLOCK_TOKENS &&
             hash_equal(&r->key[next], &q->key[next]))
             return true;
@@ -152,15 +153,26 @@ static bool has_room(const struct sched *s, const struct sequence *q)
     return kv_pool_n_available(s->pool) >= need + s->n_running || s->n_running == 0;
 }
 
+// Leading blocks that the pool gave or the store has.
+static uint32_t count_stored(const struct sched *s, const struct sequence *q)
+{
+    uint32_t n = q->table.n_blocks, end = seq_n_reusable(q);
+    while (s->p.is_stored && n < end && s->p.is_stored(s->p.is_stored_ctx, &q->key[n]))
+        n++;
+    return n;
+}
+
 // Returns 0, -EAGAIN (another sequence is computing its beginning) or -ENOSPC.
 static int admit(struct sched *s, struct sequence *q)
 {
     take_cached(s, q);
-    int r = is_being_computed(s, q) ? -EAGAIN : has_room(s, q) ? 0 : -ENOSPC;
+    int r = is_being_made(s, q) ? -EAGAIN : has_room(s, q) ? 0 : -ENOSPC;
     if (r < 0) {
         kv_table_clear(&q->table, s->pool);
         return r;
     }
+    q->n_stored = count_stored(s, q);
+    bool loads = q->n_stored > q->table.n_blocks;
     q->n_computed = q->table.n_blocks * KV_BLOCK_TOKENS;
     if (q->n_preempted == 0)
         q->n_cached = q->n_computed;
@@ -168,7 +180,7 @@ static int admit(struct sched *s, struct sequence *q)
     assert(grown);
     sched_dequeue(s, q);
     running_insert(s, q);
-    seq_move(q, SEQ_PREFILL);
+    seq_move(q, loads ? SEQ_LOADING : SEQ_PREFILL);
     return 0;
 }
 
@@ -192,7 +204,7 @@ static struct sequence *crowding(struct sched *s, const struct sched_client *c)
 static bool could_start(struct sched *s, struct sequence *q)
 {
     take_cached(s, q);
-    bool ok = is_being_computed(s, q) || (s->n_running < s->p.seqs_max && has_room(s, q));
+    bool ok = is_being_made(s, q) || (s->n_running < s->p.seqs_max && has_room(s, q));
     kv_table_clear(&q->table, s->pool);
     return ok;
 }
@@ -308,8 +320,10 @@ static struct sequence *next_prefill(struct sched *s)
         q = sched_first_waiting(s, c);
         assert(q);
         int r = admit(s, q);
-        if (r == 0)
+        if (r == 0 && q->state == SEQ_PREFILL)
             return q;
+        if (r == 0)
+            continue;
         if (r == -EAGAIN)
             q->deferred = s->step_no;
         else
@@ -330,6 +344,14 @@ static void add_prefills(struct sched *s)
     }
 }
 
+static bool is_loading(const struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (s->running[i]->state == SEQ_LOADING)
+            return true;
+    return false;
+}
+
 const struct sched_step *sched_plan(struct sched *s)
 {
     struct sched_item *item = s->step.item;
@@ -339,7 +361,7 @@ const struct sched_step *sched_plan(struct sched *s)
     grow_decodes(s);
     add_decodes(s);
     add_prefills(s);
-    assert(s->step.n_items > 0 || s->n_running + s->n_waiting == 0);
+    assert(s->step.n_items > 0 || s->n_running + s->n_waiting == 0 || is_loading(s));
     return &s->step;
 }
 
@@ -366,6 +388,26 @@ void sched_commit(struct sched *s)
         if (q->state == SEQ_PREFILL && seq_pending(q) == 0)
             seq_move(q, SEQ_DECODE);
     }
+}
+
+void sched_loaded(struct sched *s, struct sequence *q)
+{
+    assert(q->state == SEQ_LOADING && q->n_computed < q->n_stored * KV_BLOCK_TOKENS);
+    q->n_computed += KV_BLOCK_TOKENS;
+    publish(s, q, q->n_computed - KV_BLOCK_TOKENS);
+    if (q->n_preempted == 0)
+        q->n_cached = q->n_computed;
+}
+
+void sched_load_end(struct sequence *q)
+{
+    seq_move(q, SEQ_PREFILL);
+}
+
+uint64_t sched_expect_ns(const struct sched *s, uint32_t pos0, uint32_t n_rows)
+{
+    double ns = cost_predict(&s->cost, cost_add((struct step_work){0}, pos0, n_rows));
+    return ns <= 0 ? 0 : (uint64_t)MIN(ns, 1e18);
 }
 
 void sched_learn(struct sched *s, uint64_t step_ns)

@@ -6,8 +6,9 @@
 // within a client to the oldest sequence. After a preemption generated tokens are computed again
 // like a prompt, but in chunks of their own, since executors may tell them from a prompt's.
 //
-// A sequence is admitted when the pool has blocks for all its tokens, and gets them at once.
-// Decoding takes a block now and then; when the pool is dry the youngest running sequence is
+// A sequence is admitted when the pool has blocks for all its tokens, and gets them at once. Where
+// the store has blocks behind those that the pool has, it is LOADING first: it runs, but is in no
+// step. Decoding takes a block now and then; when the pool is dry the youngest running sequence is
 // preempted. The oldest running one therefore always goes on, and since each fits into the pool
 // alone, all finish.
 //
@@ -29,6 +30,9 @@ struct sched_params {
     uint32_t outputs_max;           // rows with logits of a step, >= seqs_max
     uint32_t live_max;              // waiting and running sequences
     uint64_t max_step_ns;
+    // Whether the block with this key can be loaded; no I/O. NULL: there is no store.
+    bool   (*is_stored)(void *ctx, const struct hash *key);
+    void    *is_stored_ctx;
 };
 
 struct sched_item {                 // rows [n_computed, n_computed + n_rows) of a sequence
@@ -60,7 +64,7 @@ void sched_remove(struct sched *s, struct sequence *q);
 void sched_forget(struct sched *s, struct sequence *q);
 
 // The next step; valid until the next call. Empty (n_items 0) only when nothing is waiting or
-// running.
+// running, or what runs is LOADING.
 const struct sched_step *sched_plan(struct sched *s);
 // The planned step ran: its rows are computed, its full blocks can be found, and sequences without
 // pending rows DECODE. The caller then pushes a token to each of those or removes it.
@@ -69,5 +73,12 @@ void sched_commit(struct sched *s);
 void sched_learn(struct sched *s, uint64_t step_ns);
 // And so from a step that was not planned here.
 void sched_learn_work(struct sched *s, struct step_work w, uint64_t step_ns);
+
+// The next block of a LOADING sequence now holds what was stored under its key.
+void sched_loaded(struct sched *s, struct sequence *q);
+// It computes the rest. It also leaves the state when it is preempted or removed.
+void sched_load_end(struct sequence *q);
+// How long computing rows [pos0, pos0 + n_rows) of a sequence is expected to take.
+uint64_t sched_expect_ns(const struct sched *s, uint32_t pos0, uint32_t n_rows);
 
 struct sched_stats sched_stats(const struct sched *s);

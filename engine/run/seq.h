@@ -30,6 +30,7 @@ struct sequence {
     bool            reuse;          // blocks are taken from and given to the prefix cache
     uint64_t        client;
     uint32_t        n_cached;       // prompt tokens that the cache had, at the first admission
+    uint32_t        n_stored;       // LOADING: leading blocks that pool and store have together
     uint32_t        n_preempted;    // times
 
     // The scheduler's.
