@@ -72,6 +72,7 @@ TEST(key_depends_on_everything)
         v[i] = base;
     v[n++].model.b[31] ^= 1;
     v[n++].salt.b[0] ^= 1;
+    v[n++].executor.b[7] ^= 1;
     v[n++].exact = true;
     v[n++].layout.k_type = KV_Q8_0;
     v[n++].layout.v_type = KV_Q8_0;

@@ -19,6 +19,10 @@
 #include "engine/model/plan.h"
 #include "engine/select/select.h"
 
+// Part of the name of every stored KV block: raise it when a change of any executor changes the
+// bits of its results, so that blocks of both never mix.
+#define EXECUTOR_VERSION 1
+
 struct executor;                        // each kind embeds this first
 struct program;                         // a model taken in by an executor
 
@@ -106,6 +110,9 @@ struct executor_ops {
     void (*close)(struct executor *x);
     // One line for people: "cpu: 2 threads, AVX2".
     void (*describe)(const struct executor *x, char *buf, size_t size);
+    // What the bits of its results depend on besides model, types and policy, as a line of text.
+    // NULL: on all that describe() says.
+    void (*arithmetic)(const struct executor *x, char *buf, size_t size);
     // Rows of a step beyond which a prompt runs no faster. NULL: the engine's own idea of it.
     uint32_t (*rows_usual)(const struct executor *x);
 

@@ -56,9 +56,11 @@ static void split_close(struct executor *x)
     free(s);
 }
 
-static void split_describe(const struct executor *x, char *buf, size_t size)
+typedef void line_fn(const struct executor *x, char *buf, size_t size);
+
+// Both halves' lines.
+static void both(const struct split_executor *s, line_fn *const line[2], char *buf, size_t size)
 {
-    const struct split_executor *s = container_of(x, const struct split_executor, x);
     buf[0] = '\0';
     for (unsigned i = 0; i < 2; i++) {
         size_t n = strlen(buf);
@@ -66,8 +68,25 @@ static void split_describe(const struct executor *x, char *buf, size_t size)
         snprintf(buf + n, size - n, "%s%u layer%s on ", i ? "; " : "", layers,
                  layers == 1 ? "" : "s");
         n = strlen(buf);
-        s->half[i]->ops->describe(s->half[i], buf + n, size - n);
+        line[i](s->half[i], buf + n, size - n);
     }
+}
+
+static void split_describe(const struct executor *x, char *buf, size_t size)
+{
+    const struct split_executor *s = container_of(x, const struct split_executor, x);
+    both(s, (line_fn *[2]){s->half[0]->ops->describe, s->half[1]->ops->describe}, buf, size);
+}
+
+static void split_arithmetic(const struct executor *x, char *buf, size_t size)
+{
+    const struct split_executor *s = container_of(x, const struct split_executor, x);
+    line_fn *line[2];
+    for (unsigned i = 0; i < 2; i++) {
+        const struct executor_ops *ops = s->half[i]->ops;
+        line[i] = ops->arithmetic ? ops->arithmetic : ops->describe;
+    }
+    both(s, line, buf, size);
 }
 
 static uint32_t split_rows_usual(const struct executor *x)
@@ -408,6 +427,7 @@ static const struct executor_ops split_ops = {
     .name = "split",
     .close = split_close,
     .describe = split_describe,
+    .arithmetic = split_arithmetic,
     .rows_usual = split_rows_usual,
     .load = split_load,
     .unload = split_unload,

@@ -39,7 +39,7 @@ static void add_layout(struct hash_state *s, const struct kv_layout *l)
 
 void kv_key_root(const struct kv_identity *id, struct hash *ret)
 {
-    static const char tag[] = "godwit kv root 1";
+    static const char tag[] = "godwit kv root 2";
     struct hash_state s;
     hash_start(&s);
     hash_add(&s, tag, sizeof tag);
@@ -48,6 +48,7 @@ void kv_key_root(const struct kv_identity *id, struct hash *ret)
     add_layout(&s, &id->layout);
     for (size_t i = 0; i < ARRAY_LEN(id->attn); i++)
         add_u32(&s, id->attn[i]);
+    hash_add(&s, id->executor.b, HASH_BYTES);
     add_u32(&s, id->exact);
     hash_add(&s, id->salt.b, HASH_BYTES);
     hash_end(&s, ret);

@@ -12,7 +12,8 @@ struct kv_identity {                    // all but the tokens
     struct hash      model;             // fingerprint
     struct kv_layout layout;
     uint32_t         attn[4];           // policy in force: selector, budget, window, sinks
-    bool             exact;             // arithmetic of the executor
+    struct hash      executor;          // whose arithmetic gave its bits
+    bool             exact;
     struct hash      salt;              // of the tenant
 };
 

@@ -233,6 +233,12 @@ uint32_t kv_pool_find(struct kv_pool *p, const struct hash *key, const int32_t *
     return b;
 }
 
+bool kv_pool_has(const struct kv_pool *p, uint32_t b, const struct hash *key)
+{
+    assert(b < p->n_blocks);
+    return p->block[b].keyed && hash_equal(&p->block[b].key, key);
+}
+
 uint32_t kv_pool_n_blocks(const struct kv_pool *p) { return p->n_blocks; }
 uint32_t kv_pool_n_cached(const struct kv_pool *p) { return p->cached.n; }
 uint32_t kv_pool_n_available(const struct kv_pool *p) { return p->free.n + p->cached.n; }

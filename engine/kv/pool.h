@@ -41,6 +41,9 @@ void kv_pool_forget(struct kv_pool *p, uint32_t block);
 // A new reference to the block with this key and these tokens (KV_BLOCK_TOKENS), or KV_BLOCK_NONE.
 uint32_t kv_pool_find(struct kv_pool *p, const struct hash *key, const int32_t *token);
 
+// Whether the block can be found by this key: then it holds what belongs to it.
+bool kv_pool_has(const struct kv_pool *p, uint32_t block, const struct hash *key);
+
 uint32_t kv_pool_n_blocks(const struct kv_pool *p);
 uint32_t kv_pool_n_used(const struct kv_pool *p);       // referenced
 uint32_t kv_pool_n_cached(const struct kv_pool *p);     // unreferenced, can still be found

@@ -42,6 +42,13 @@ static void cpu_describe(const struct executor *x, char *buf, size_t size)
              c->exact ? ", exact" : "");
 }
 
+// Any number of threads gives the same bits.
+static void cpu_arithmetic(const struct executor *x, char *buf, size_t size)
+{
+    (void)x;
+    snprintf(buf, size, "cpu: %s", cpu_kernels_name());
+}
+
 // The step ran in submit().
 static int cpu_wait(struct program *p, uint64_t timeout_ns, struct err *err)
 {
@@ -75,6 +82,7 @@ const struct executor_ops executor_cpu = {
     .open = cpu_open,
     .close = cpu_close,
     .describe = cpu_describe,
+    .arithmetic = cpu_arithmetic,
     .load = cpu_load,
     .unload = cpu_unload,
     .kv_alloc = cpu_kv_alloc,
