@@ -19,6 +19,7 @@
 #include "engine/text/tokenizer.h"
 
 struct engine;
+struct kv_sim;
 
 struct engine_params {
     const char *model_path;
@@ -43,6 +44,12 @@ struct engine_params {
                                     // and those in use change places with them. Not limited: what
                                     // there is. An executor that has the machine's memory ignores
                                     // it
+    const char *kv_store;           // folder of a block store: full blocks are written to it
+                                    // behind what runs, and prefixes found there are not computed
+                                    // again, by later processes either. NULL: none
+    struct kv_sim *kv_store_sim;    // a simulated machine instead, for tests; borrowed
+    uint64_t    kv_store_bytes;     // cap of its files; 0: 16 GiB
+    uint64_t    kv_store_bytes_per_day;     // that may be written; 0: any number
     uint32_t    seqs_max;           // running at once; 0: 64
     uint32_t    queue_max;          // waiting requests; 0: 256
     uint32_t    max_step_ms;        // goal for one step, sizes prefill chunks; 0: 100
@@ -60,9 +67,10 @@ int  engine_open(struct engine **ret, const struct engine_params *p, struct err 
 // times are different then. Returns 0, -EBUSY (requests run), -ENOSPC (the pool is in use),
 // -ENOMEM, -EDOM (a logit is no finite number), or that the executor is lost.
 int  engine_warm(struct engine *e, const struct attn_policy *attn, struct err *err);
-// Cancels what runs, joins the thread. Streams must have been closed. NULL is fine.
+// Cancels what runs, joins the thread. Streams must have been closed. What is queued for the store
+// is not written any more (store.queued of engine_stats() tells). NULL is fine.
 void engine_close(struct engine *e);
-// Admits nothing new (-ESHUTDOWN); what runs goes on.
+// Admits nothing new (-ESHUTDOWN); what runs goes on, and what is to be stored.
 void engine_drain(struct engine *e);
 
 struct engine_info {                // constant for the engine's life; strings are the engine's
@@ -78,6 +86,20 @@ struct engine_info {                // constant for the engine's life; strings a
 const struct engine_info *engine_info(const struct engine *e);
 const struct tokenizer   *engine_tokenizer(const struct engine *e);
 
+struct engine_store {               // the block store; counters since engine_open()
+    bool     on, degraded;          // degraded: it stores nothing any more
+    uint64_t capacity_bytes, used_bytes, blocks;
+    uint64_t queued;                // blocks that are still to be written
+    uint64_t read_blocks, read_bytes;       // restored
+    uint64_t read_failures;         // stored blocks that could not be read, or not in time: then
+                                    // the prompt was computed from there on
+    uint64_t loads, load_ns;        // sequences that waited for blocks, and how long
+    uint64_t written_blocks, written_bytes;
+    uint64_t write_failures, write_drops;   // failed or refused; had to be given up before
+    uint64_t disk_written_bytes;    // all of it
+    uint64_t disk_errors;           // of reads, writes, syncs and commits; damaged blocks
+};
+
 struct engine_stats {               // a consistent snapshot
     uint32_t running, waiting, kv_blocks_used, kv_blocks_cached;
     uint64_t requests_stop, requests_length, requests_cancelled, requests_error, requests_rejected;
@@ -85,6 +107,7 @@ struct engine_stats {               // a consistent snapshot
     uint64_t steps, step_rows, step_ns, preemptions;
     uint64_t blocks_read, blocks_held;
     struct kv_homes kv;
+    struct engine_store store;
     uint64_t nonfinite;             // requests that failed because a logit was no finite number
     uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
     bool     failed;                // the executor is lost: nothing more will run
@@ -197,7 +220,8 @@ int engine_eval(struct engine *e, const int32_t *token, uint32_t n, const struct
 // Makes the prefix cache hold texts of n_tokens each, a multiple of KV_BLOCK_TOKENS, without
 // computing them: copies of a few computed blocks stand for all, so that any depth is reached at
 // once and costs what it always costs; what is generated behind it means nothing. Refused (-EBUSY)
-// while requests run. -ENOSPC: the pool does not hold the first text, or one beside it.
+// while requests run. -ENOSPC: the pool does not hold the first text, or one beside it. -EINVAL:
+// there is a block store, which would keep what is not true.
 int engine_bench_fill(struct engine *e, const int32_t *const *text, uint32_t n_texts,
                       uint32_t n_tokens, const struct attn_policy *attn, struct err *err);
 

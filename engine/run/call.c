@@ -18,7 +18,7 @@ int engine_call(struct engine *e, struct engine_call *c)
     int r = refusal_locked(e, c);
     if (r == 0) {
         e->call = c;
-        pthread_cond_signal(&e->wakeup);
+        engine_wake(e);
         while (!c->finished)
             pthread_cond_wait(&e->call_done, &e->lock);
         r = c->result;

@@ -2,11 +2,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 #include "engine/exec/mem.h"
 #include "engine/exec/split.h"
-#include "engine/run/priv.h"
+#include "engine/model/content.h"
+#include "engine/run/stored.h"
 #include "base/clock.h"
 
 #define SEQS_DEFAULT 64
@@ -224,6 +225,37 @@ static void limit_device(struct engine *e, const struct engine_params *p, uint32
         e->x->ops->kv_limit(e->prog, most);
 }
 
+// What content keys name besides the text. Blocks that outlive the process need all of the model:
+// files with the same header may have other weights.
+static int name_blocks(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    const struct executor_ops *ops = e->x->ops;
+    char line[sizeof e->device];
+    struct hash_state s;
+    (ops->arithmetic ? ops->arithmetic : ops->describe)(e->x, line, sizeof line);
+    hash_start(&s);
+    hash_add(&s, &(uint8_t){EXECUTOR_VERSION}, 1);
+    hash_add(&s, line, strlen(line));
+    hash_end(&s, &e->kv_executor);
+    e->kv_model = e->info.fingerprint;
+    if (!p->kv_store && !p->kv_store_sim)
+        return 0;
+    return model_content(e->model, p->threads, p->progress, p->progress_ctx, &e->kv_model, err);
+}
+
+static int open_stored(struct engine *e, const struct engine_params *p, struct err *err)
+{
+    int r = name_blocks(e, p, err);
+    if (r < 0 || (!p->kv_store && !p->kv_store_sim))
+        return r;
+    if (!e->prefix_cache)
+        return err_set(err, -EINVAL, "a block store without a prefix cache is of no use");
+    r = stored_open(&e->stored, e, p, err);
+    e->limits.is_stored = stored_has;
+    e->limits.is_stored_ctx = e->stored;
+    return r;
+}
+
 static int open_pool(struct engine *e, const struct engine_params *p, struct err *err)
 {
     uint32_t n_blocks = 0;
@@ -234,6 +266,8 @@ static int open_pool(struct engine *e, const struct engine_params *p, struct err
         r = e->x->ops->kv_alloc(e->prog, n_blocks, &e->layout, err);
     if (r == 0)
         r = kv_pool_create(&e->pool, n_blocks, err);
+    if (r == 0)
+        r = open_stored(e, p, err);
     if (r == 0)
         r = sched_create(&e->sched, &e->limits, e->pool, err);
     if (r == 0 && e->x->ops->kv_homes)
@@ -263,20 +297,18 @@ static int open_thread(struct engine *e, struct err *err)
     return r ? err_set(err, -r, "no thread for the engine: %s", strerror(r)) : 0;
 }
 
-static void init_locks(struct engine *e)
+static int init_locks(struct engine *e, struct err *err)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&e->wakeup, &attr);
     pthread_cond_init(&e->call_done, NULL);
-    pthread_condattr_destroy(&attr);
     pthread_mutex_init(&e->lock, NULL);
+    e->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    return e->wake_fd < 0 ? err_set(err, -errno, "no eventfd: %s", strerror(errno)) : 0;
 }
 
 // Everything but the thread; takes half-opened engines.
 static void engine_free(struct engine *e)
 {
+    stored_close(e->stored);
     sched_destroy(e->sched);
     kv_pool_destroy(e->pool);
     if (e->prog)
@@ -297,7 +329,8 @@ static void engine_free(struct engine *e)
     free(e->file);
     free(e->bos);
     free(e->eos);
-    pthread_cond_destroy(&e->wakeup);
+    if (e->wake_fd >= 0)
+        close(e->wake_fd);
     pthread_cond_destroy(&e->call_done);
     pthread_mutex_destroy(&e->lock);
     free(e);
@@ -308,10 +341,11 @@ int engine_open(struct engine **ret, const struct engine_params *p, struct err *
     struct engine *e = calloc(1, sizeof *e);
     if (!e)
         return err_set(err, -ENOMEM, "no memory for an engine");
-    init_locks(e);
     e->exact = p->exact;
     e->prefix_cache = p->prefix_cache == 0;
-    int r = set_limits(e, p, err);
+    int r = init_locks(e, err);
+    if (r == 0)
+        r = set_limits(e, p, err);
     if (r == 0)
         r = open_model(e, p, err);
     if (r == 0)
@@ -334,8 +368,8 @@ void engine_close(struct engine *e)
         return;
     pthread_mutex_lock(&e->lock);
     e->draining = e->closing = true;
-    pthread_cond_signal(&e->wakeup);
     pthread_mutex_unlock(&e->lock);
+    engine_wake(e);
     pthread_join(e->thread, NULL);
     assert(e->n_live == 0 && !e->jobs && !e->queue);
     engine_free(e);

@@ -103,6 +103,8 @@ int engine_bench_fill(struct engine *e, const int32_t *const *text, uint32_t n_t
                       uint32_t n_tokens, const struct attn_policy *attn, struct err *err)
 {
     assert(n_tokens % KV_BLOCK_TOKENS == 0);
+    if (e->stored)
+        return err_set(err, -EINVAL, "what is not computed must not get into a block store");
     struct fill_call f = {
         .call = {.run = run_fill, .err = err},
         .text = text, .n_texts = n_texts, .n_tokens = n_tokens, .attn = attn,

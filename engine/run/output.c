@@ -1,6 +1,6 @@
 // From a row of logits to deltas: sampling, text, stop strings, the end of a request.
 #include <errno.h>
-#include "engine/run/priv.h"
+#include "engine/run/stored.h"
 #include "base/clock.h"
 
 // ---- text ----
@@ -57,6 +57,7 @@ void job_flush_text(struct engine *e, struct job *j)
 static void distrust(struct engine *e, struct job *j, struct err *err)
 {
     sched_forget(e->sched, &j->seq);
+    stored_forget(e->stored, &j->seq);
     err_prefix(err, "after %u tokens", j->seq.n_computed);
     pthread_mutex_lock(&e->lock);
     e->stats.nonfinite++;

@@ -11,6 +11,15 @@
 #include "engine/run/stream.h"
 #include "engine/text/utf8.h"
 
+struct stored;
+
+struct load {                           // of blocks from the store, while the sequence is LOADING
+    bool     active;
+    uint32_t n_preempted;               // of the sequence when it began: not the same load later
+    uint32_t next;                      // block to be read
+    uint64_t start_ns, until_ns;        // until then
+};
+
 struct job {                            // a request; the engine thread's once it is in the queue
     struct sequence    seq;
     struct stream     *stream;          // the engine's reference
@@ -22,6 +31,7 @@ struct job {                            // a request; the engine thread's once i
     struct utf8_stream utf8;
     uint64_t           deadline_ns;
     uint64_t           submitted_ns, started_ns, first_ns;  // 0: not yet
+    struct load        load;
     bool               prompt_begun;    // its first prompt token was handed out
     struct usage       usage;
     struct job        *prev, *next;
@@ -49,12 +59,17 @@ struct engine {
     struct kv_layout      layout;
     struct sched_params   limits;
     bool                  exact, prefix_cache;
+    struct hash           kv_model;     // the model in content keys; with a store also its weights
+    struct hash           kv_executor;  // and whose arithmetic it is
+    int                   wake_fd;      // an eventfd, for the engine thread
     pthread_t             thread;
 
     // The engine thread's.
     struct kv_pool       *pool;
     struct sched         *sched;
+    struct stored        *stored;       // NULL: none
     struct job           *jobs;         // all that it has
+    bool                  starved;      // the last step was empty: all wait for the store
     uint64_t              n_prompt, n_cached, n_generated;  // tokens, for stats
     struct batch          batch;
     int32_t              *batch_token;  // (rows_max)
@@ -67,7 +82,6 @@ struct engine {
 
     // Under lock, a leaf.
     pthread_mutex_t       lock;
-    pthread_cond_t        wakeup;       // of the engine thread
     pthread_cond_t        call_done;
     struct job           *queue, **queue_end;   // submitted, not yet taken; linked by next
     uint32_t              n_live;       // requests admitted and not ended
@@ -84,6 +98,7 @@ void job_destroy(struct job *j);        // its stream is finished; NULL is fine
 
 // step.c
 void *engine_main(void *engine);
+void  engine_wake(struct engine *e);    // there is something new for the engine thread
 // Fills in the batch and runs it. Returns 0, -ENOMEM (it never began), or that the device is lost,
 // which is marked.
 int   engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,

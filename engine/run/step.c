@@ -3,8 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include "engine/run/priv.h"
+#include <poll.h>
+#include <unistd.h>
+#include "engine/run/stored.h"
 #include "base/clock.h"
 
 // A step that takes longer than this is a lost device. Even a software device is faster, since the
@@ -12,6 +13,8 @@
 #define STEP_TIMEOUT_NS (120 * NS_PER_S)
 // How often an idle engine says that it is alive.
 #define IDLE_NS (NS_PER_S / 2)
+// How often one looks whether requests are cancelled or late that all wait for the store.
+#define STARVED_NS (10 * NS_PER_MS)
 
 // ---- jobs ----
 
@@ -50,6 +53,7 @@ static void stats_refresh_locked(struct engine *e)
     e->stats.generated_tokens = e->n_generated;
     if (e->x->ops->kv_homes)
         e->x->ops->kv_homes(e->prog, &e->stats.kv);
+    stored_stats(e->stored, &e->stats.store);
 }
 
 static void count_end(struct engine *e, const struct job *j, enum finish_reason reason)
@@ -81,6 +85,7 @@ void job_end(struct engine *e, struct job *j, enum finish_reason reason, const s
 {
     job_flush_text(e, j);
     finish_usage(j);
+    stored_leave(e->stored, j);
     job_unlink(e, j);
     count_end(e, j, reason);        // before the reader can know: then what it asks for next fits
     struct delta done = {
@@ -186,6 +191,7 @@ static void start(struct engine *e, struct job *j)
     j->started_ns = clock_now_ns();
     e->n_prompt += j->seq.n_prompt;
     e->n_cached += j->seq.n_cached;
+    stored_note(e->stored, &j->seq, 0, j->seq.n_computed / KV_BLOCK_TOKENS);
 }
 
 static int run_planned(struct engine *e, const struct sched_step *t, struct err *err)
@@ -243,10 +249,23 @@ static void end_step(struct engine *e, const struct sched_step *t, const struct 
         job_end(e, job_of(t->item[i].seq), FINISH_ERROR, err);
 }
 
+// The blocks that a step completed are to be stored.
+static void note_blocks(struct engine *e, const struct sched_step *t)
+{
+    for (uint32_t i = 0; i < t->n_items; i++) {
+        const struct sequence *q = t->item[i].seq;
+        uint32_t from = q->n_computed - t->item[i].n_rows;
+        stored_note(e->stored, q, from / KV_BLOCK_TOKENS, q->n_computed / KV_BLOCK_TOKENS);
+    }
+}
+
 static void run_step(struct engine *e)
 {
     const struct sched_step *t = sched_plan(e->sched);
     struct err err = {0};
+    e->starved = t->n_items == 0;
+    if (e->starved)
+        return;
     uint64_t start_ns = clock_now_ns();
     int r = run_planned(e, t, &err);
     if (r == -ENOMEM) {
@@ -258,6 +277,7 @@ static void run_step(struct engine *e)
         return;
     }
     sched_commit(e->sched);
+    note_blocks(e, t);
     count_step(e, t);               // before the readers of its tokens can ask
     take_outputs(e, t);
     uint64_t end_ns = clock_now_ns();       // sampling is part of what a step costs
@@ -267,20 +287,46 @@ static void run_step(struct engine *e)
 
 // ---- the loop ----
 
-static void idle_wait_locked(struct engine *e)
+void engine_wake(struct engine *e)
 {
-    uint64_t now = clock_now_ns(), until = now + IDLE_NS;
-    struct timespec ts = {(time_t)(until / NS_PER_S), (long)(until % NS_PER_S)};
-    e->stats.last_step_ns = now;
-    pthread_cond_timedwait(&e->wakeup, &e->lock, &ts);
+    uint64_t one = 1;
+    ssize_t n = write(e->wake_fd, &one, sizeof one);
+    assert(n == sizeof one);
+    (void)n;
 }
 
-// Moves submitted requests to the scheduler; waits while there is nothing to do. False: close.
+static bool has_work_locked(const struct engine *e)
+{
+    return e->queue || e->closing || e->call || (e->jobs && !e->starved);
+}
+
+// Until there is something new, the store has something, or the time is over.
+static void idle_wait(struct engine *e)
+{
+    struct pollfd fd[2] = {{.fd = e->wake_fd, .events = POLLIN},
+                           {.fd = stored_fd(e->stored), .events = POLLIN}};
+    uint64_t ns = stored_wait_ns(e->stored, e->jobs ? STARVED_NS : IDLE_NS), seen;
+    struct timespec ts = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
+    ppoll(fd, 2, &ts, NULL);
+    if (fd[0].revents & POLLIN) {
+        ssize_t n = read(e->wake_fd, &seen, sizeof seen);
+        assert(n == sizeof seen);
+        (void)n;
+    }
+}
+
+// Moves submitted requests to the scheduler; waits a while when there is nothing to do. False:
+// close.
 static bool take_work(struct engine *e, struct engine_call **call)
 {
     pthread_mutex_lock(&e->lock);
-    while (!e->queue && !e->jobs && !e->closing && !e->call)
-        idle_wait_locked(e);
+    if (!has_work_locked(e)) {
+        e->stats.last_step_ns = clock_now_ns();
+        stored_stats(e->stored, &e->stats.store);
+        pthread_mutex_unlock(&e->lock);
+        idle_wait(e);
+        pthread_mutex_lock(&e->lock);
+    }
     struct job *queue = e->queue;
     e->queue = NULL;
     e->queue_end = &e->queue;
@@ -295,8 +341,8 @@ static bool take_work(struct engine *e, struct engine_call **call)
     return open;
 }
 
-// Ends what was submitted before its caller could know that the device is lost.
-static void end_lost(struct engine *e)
+// Ends what was submitted before its caller could know that the device is lost. True: it is.
+static bool end_lost(struct engine *e)
 {
     pthread_mutex_lock(&e->lock);
     bool failed = e->stats.failed;
@@ -304,6 +350,7 @@ static void end_lost(struct engine *e)
     pthread_mutex_unlock(&e->lock);
     if (failed)
         end_all(e, FINISH_ERROR, &why);
+    return failed;
 }
 
 void *engine_main(void *engine)
@@ -315,8 +362,7 @@ void *engine_main(void *engine)
         end_cancelled(e);
         if (call)
             engine_serve_call(e, call);
-        if (e->jobs)
-            end_lost(e);
+        stored_turn(e->stored, end_lost(e));
         if (e->jobs)
             run_step(e);
     }

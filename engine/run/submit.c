@@ -56,7 +56,8 @@ void engine_key_root(const struct engine *e, const struct attn_policy *attn,
                      const struct hash *salt, struct hash *ret)
 {
     struct kv_identity id = {
-        .model = e->info.fingerprint, .layout = e->layout, .exact = e->exact, .salt = *salt,
+        .model = e->kv_model, .executor = e->kv_executor, .layout = e->layout,
+        .exact = e->exact, .salt = *salt,
         .attn = {attn->selector, attn->budget_tokens, attn->window_tokens, attn->sink_tokens},
     };
     kv_key_root(&id, ret);
@@ -156,8 +157,8 @@ static void enqueue(struct engine *e, struct job *j)
     pthread_mutex_lock(&e->lock);
     *e->queue_end = j;
     e->queue_end = &j->next;
-    pthread_cond_signal(&e->wakeup);
     pthread_mutex_unlock(&e->lock);
+    engine_wake(e);
 }
 
 int engine_submit(struct engine *e, const struct request *r, struct stream **ret, struct err *err)

@@ -1,0 +1,42 @@
+// Prefixes that outlive the process: between the block pool and the block store on disk.
+//
+// Write-behind: a block that became full, and has its key, is noted; when a buffer is free it is
+// copied there and put into the store. A block that the pool gave away meanwhile is dropped.
+// Restore: the scheduler asks what is stored and makes the sequence LOADING; its blocks are read
+// in order, checked by the store, copied into the pool's blocks and published under their keys.
+// The first that fails, or all that is late, is computed instead, so the store never fails a
+// request.
+//
+// Reads and writes end in buffers of the store, never in blocks of the pool: a sequence may leave
+// at any time, and its reads end later.
+// Thread-safety: none; the engine thread owns it between open and close.
+#pragma once
+#include "engine/run/priv.h"
+
+struct stored;
+
+// The store of an engine whose executor has its blocks. Returns 0, -ENOMEM, -EINVAL, or what
+// kv_store_open() says.
+int  stored_open(struct stored **ret, struct engine *e, const struct engine_params *p,
+                 struct err *err);
+void stored_close(struct stored *s);                        // NULL is fine
+
+// For struct sched_params.
+bool stored_has(void *stored, const struct hash *key);
+
+// All that follows does nothing without a store (s NULL).
+
+// Full blocks [first, end) of a sequence are in use: they are to be stored, if they are not.
+void stored_note(struct stored *s, const struct sequence *q, uint32_t first, uint32_t end);
+// What the sequence holds must not be believed.
+void stored_forget(struct stored *s, const struct sequence *q);
+// A request leaves.
+void stored_leave(struct stored *s, struct job *j);
+// Moves loads and writes on: between two steps, and when stored_fd() is readable. With `lost` the
+// executor is not touched any more.
+void stored_turn(struct stored *s, bool lost);
+
+// How long the engine thread may wait at most before the next turn, with nothing else to do.
+uint64_t stored_wait_ns(const struct stored *s, uint64_t most_ns);
+int  stored_fd(const struct stored *s);                     // -1: none
+void stored_stats(const struct stored *s, struct engine_store *ret);
