@@ -52,6 +52,13 @@ static const struct option options[] = {
     { "kv-device-bytes", "SIZE", OPT_LIMIT, AT(kv_device_bytes), "auto", 0, UINT64_C(1) << 50,
       "how much of that may lie in a GPU's memory; the rest is pinned in this machine's and read "
       "from there, with the same answers; auto: what the GPU has room for" },
+    { "kv-store", "DIR", OPT_TEXT, AT(kv_store), NULL, 0, 0,
+      "keep the KV of texts on disk, in a folder of DIR for each model, so that prompts that begin "
+      "like earlier ones are not computed again, after a new start either" },
+    { "kv-store-bytes", "SIZE", OPT_BYTES, AT(kv_store_bytes), "16G", 4u << 20, UINT64_C(1) << 50,
+      "all that may take, shared out evenly between models" },
+    { "kv-store-write-bytes-per-day", "SIZE", OPT_BYTES, AT(kv_store_bytes_per_day), "0", 0,
+      UINT64_C(1) << 50, "what may be written to it in a day, for the disk's sake; 0: any number" },
     { "no-prefix-cache", NULL, OPT_FLAG, AT(no_prefix_cache), NULL, 0, 0,
       "compute every prompt anew" },
     { "seqs-max", "N", OPT_NUMBER, AT(seqs_max), "64", 1, 1024, "sequences running at once" },

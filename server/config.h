@@ -20,9 +20,11 @@ struct config {
     const char *listen, *admin;         // ADDRESS:PORT; admin may be "off"
     const char *api_key_file;           // NULL: no keys
     const char *device, *kv;
+    const char *kv_store;               // NULL: none
     const char *attention, *cors_origin, *allow_host, *log_level;
     uint64_t    gpu_layers, threads, ctx_tokens, kv_memory_bytes, seqs_max, queue_max, max_step_ms;
     uint64_t    kv_device_bytes;        // UINT64_MAX: what there is
+    uint64_t    kv_store_bytes, kv_store_bytes_per_day;     // 0: no limit of the day
     uint64_t    budget_tokens, window_tokens, sink_tokens;
     uint64_t    request_timeout_s, header_timeout_s, body_timeout_s, write_timeout_s;
     uint64_t    idle_timeout_s, drain_timeout_s, ping_s;

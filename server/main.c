@@ -3,7 +3,8 @@
 // Listeners open before the models are loaded: /health and /ready say so with 503 meanwhile. The
 // manager hears READY=1 only after each model was warmed up and generated a token. SIGTERM and
 // SIGINT drain: new requests get 503, running ones have the drain timeout, then they end with an
-// error event; exit status 0. A second signal ends at once. SIGHUP reads the keys again.
+// error event; what is queued for the block store is written within that time; exit status 0. A
+// second signal ends at once. SIGHUP reads the keys again.
 //
 // An executor that is lost never comes back in this process. Its clients have heard so; the daemon
 // says STOPPING=1, gives answers a moment to be read, and ends with a status that makes the manager
@@ -197,6 +198,24 @@ static bool report_loss(struct app *a)
     return false;
 }
 
+// Says once of each model that its store has trouble: answers are right without it, and slower.
+static void report_store(struct app *a)
+{
+    for (uint32_t i = 0; i < a->models.n; i++) {
+        struct model_entry *m = &a->models.entry[i];
+        struct engine_stats s = {0};
+        engine_stats(m->engine, &s);
+        if (s.store.disk_errors > 0 && !m->store_failed)
+            log_warning("the block store of model %s has failures: see /metrics, and check the "
+                        "disk; what it does not give is computed", m->name);
+        if (s.store.degraded && !m->store_degraded)
+            log_error("the block store of model %s takes no more blocks, until a new start",
+                      m->name);
+        m->store_failed = s.store.disk_errors > 0;
+        m->store_degraded = s.store.degraded;
+    }
+}
+
 static int serve(struct app *a, const sigset_t *set)
 {
     uint64_t fed_ns = 0;
@@ -204,6 +223,7 @@ static int serve(struct app *a, const sigset_t *set)
     log_notice("ready");
     while (!wait_signal(a, set, TICK_MS)) {
         feed_watchdog(a, &fed_ns);
+        report_store(a);
         if (report_loss(a))
             return EXIT_LOST;
     }
@@ -217,6 +237,17 @@ static bool is_idle(struct app *a)
     return n.calls == 0;
 }
 
+static bool is_stored(struct app *a)
+{
+    for (uint32_t i = 0; i < a->models.n; i++) {
+        struct engine_stats s = {0};
+        engine_stats(a->models.entry[i].engine, &s);
+        if (s.store.queued > 0)
+            return false;
+    }
+    return true;
+}
+
 // Running requests have the drain timeout; then they hear that it is over, and have a moment to say
 // so to their clients.
 static void drain(struct app *a, const sigset_t *set, uint64_t timeout_s)
@@ -228,7 +259,7 @@ static void drain(struct app *a, const sigset_t *set, uint64_t timeout_s)
     log_notice("draining");
     for (uint32_t i = 0; i < a->models.n; i++)
         engine_drain(a->models.entry[i].engine);
-    while (!is_idle(a) && !now && clock_now_ns() < until_ns) {
+    while (!(is_idle(a) && is_stored(a)) && !now && clock_now_ns() < until_ns) {
         feed_watchdog(a, &fed_ns);      // a drain may be longer than its period
         now = wait_signal(a, set, 20);
     }

@@ -2,6 +2,7 @@
 #include "server/models.h"
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include "base/base.h"
 #include "base/clock.h"
 
@@ -110,6 +111,26 @@ static void split_kv(struct models *m, const char *kv, struct engine_params *p)
     p->kv_v = comma ? comma + 1 : kv;
 }
 
+// A store has one owner, so each model has its own.
+static int set_store(struct models *m, const struct config *c, const struct model_entry *e,
+                     struct engine_params *p, struct err *err)
+{
+    if (!c->kv_store)
+        return 0;
+    struct str path = {0};
+    str_printf(&path, "%s/%s", c->kv_store, e->name);
+    p->kv_store = str_ok(&path) ? arena_strdup(&m->arena, path.p) : NULL;
+    str_free(&path);
+    if (!p->kv_store)
+        return err_set(err, -ENOMEM, "out of memory");
+    if (mkdir(c->kv_store, 0700) < 0 && errno != EEXIST)
+        return err_set(err, -errno, "kv-store %s: %s", c->kv_store, strerror(errno));
+    p->kv_store_bytes = c->kv_store_bytes / m->n;
+    p->kv_store_bytes_per_day = c->kv_store_bytes_per_day ? MAX(c->kv_store_bytes_per_day / m->n, 1)
+                                                          : 0;
+    return 0;
+}
+
 int models_open(struct models *m, const struct config *c,
                 int (*progress)(void *ctx, uint64_t done_bytes, uint64_t total_bytes), void *ctx,
                 struct err *err)
@@ -131,7 +152,9 @@ int models_open(struct models *m, const struct config *c,
     m->attn = p.attn;
     for (uint32_t i = 0; i < m->n; i++) {
         p.model_path = m->entry[i].file;
-        int r = engine_open(&m->entry[i].engine, &p, err);
+        int r = set_store(m, c, &m->entry[i], &p, err);
+        if (r == 0)
+            r = engine_open(&m->entry[i].engine, &p, err);
         if (r) {
             err_prefix(err, "%s", m->entry[i].name);
             return r;

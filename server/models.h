@@ -11,6 +11,7 @@ struct model_entry {
     struct model_metrics metrics;
     const char    *label;               // of its metrics: model="NAME"
     int64_t        created_s;
+    bool           store_failed, store_degraded;    // it was said
 };
 
 struct models {                         // names are fixed by models_init, engines by models_open

@@ -316,6 +316,61 @@ def warming_up_is_not_counted():
             assert d.metric('step_rows_total') == 2
 
 
+def wait_metric(d, name, least, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while d.metric(name) < least:
+        assert time.monotonic() < end, f'{name} stays below {least}'
+        time.sleep(0.02)
+
+
+@case
+def a_store_outlives_kill():
+    """Killed while it generates; the next one reads the blocks on disk and gives the same text."""
+    body = {'prompt': 'Once upon a time there was a small fox who lived in the woods. ' * 20,
+            'max_tokens': 40, 'temperature': 0, 'ignore_eos': True}
+    with tempfile.TemporaryDirectory() as folder:
+        args = ('--kv-store', folder + '/kv', '--kv-store-bytes', '256M', '--ctx', '2048')
+        with Daemon('--ctx', '2048', device='cpu') as d:
+            status, want = d.post('/v1/completions', body)
+            assert status == 200, want
+            assert d.metric('kv_store_capacity_bytes') == 0
+        with Daemon(*args, device='cpu', status=-signal.SIGKILL) as d:
+            s = d.connect()
+            s.sendall(request_bytes('POST', '/v1/completions', json.dumps(
+                {**body, 'max_tokens': 1500, 'stream': True}).encode()))
+            s.recv(100)
+            wait_metric(d, 'kv_store_written_blocks_total', 4)
+            assert d.metric('num_requests_running') == 1
+            d.process.kill()
+            d.process.wait()
+        n_full = want['usage']['prompt_tokens'] // 64 * 64
+        with Daemon(*args, device='cpu') as d:
+            assert os.listdir(folder + '/kv') == ['smol']
+            status, got = d.post('/v1/completions', body)
+            assert status == 200 and got['choices'] == want['choices'], (got, want)
+            cached = got['usage']['prompt_tokens_details']['cached_tokens']
+            assert 256 <= cached <= n_full, (cached, n_full)
+            assert d.metric('kv_store_read_blocks_total') == cached / 64
+            assert d.metric('kv_store_loads_total') == 1
+            assert d.metric('kv_store_disk_errors_total') == 0
+        # What the drain found queued is there too.
+        with Daemon(*args, device='cpu') as d:
+            status, got = d.post('/v1/completions', body)
+            assert status == 200 and got['choices'] == want['choices'], (got, want)
+            assert got['usage']['prompt_tokens_details']['cached_tokens'] == n_full
+
+
+@case
+def a_store_that_is_none():
+    with tempfile.TemporaryDirectory() as folder:
+        with open(folder + '/m', 'w', encoding='utf-8'):
+            pass
+        for path in (folder, folder + '/a/b', '/dev/null'):
+            status, _, err = run('--admin', '127.0.0.1:0', '--listen', '127.0.0.1:0', '--model',
+                                 'm=' + need_model(), '--device', 'null', '--kv-store', path)
+            assert status == 78 and 'kv-store ' + path in err, (path, status, err)
+
+
 def main():
     case.run()
     case.finish()

@@ -40,6 +40,7 @@ TEST(defaults)
     REQUIRE(c.gpu_layers == LAYERS_MAX);
     REQUIRE(c.api_key_file == NULL && !c.exact && !c.allow_public && c.kv == NULL);
     REQUIRE(c.kv_device_bytes == UINT64_MAX);
+    REQUIRE(!c.kv_store && c.kv_store_bytes == UINT64_C(16) << 30 && !c.kv_store_bytes_per_day);
     REQUIRE(c.body_max_bytes == 16 << 20 && c.header_timeout_s == 10 && c.log_max == LOG_INFO);
     config_free(&c);
 }
@@ -59,6 +60,11 @@ TEST(flags)
     config_free(&c);
     REQUIRE_OK(read_config(&c, ARGV("--model", "a", "--kv-device-bytes", "0"), &err), err);
     REQUIRE_INT(c.kv_device_bytes, 0);
+    config_free(&c);
+    REQUIRE_OK(read_config(&c, ARGV("--model", "a", "--kv-store", "/x", "--kv-store-bytes", "1T",
+                                    "--kv-store-write-bytes-per-day", "9G"), &err), err);
+    REQUIRE_STR(c.kv_store, "/x");
+    REQUIRE(c.kv_store_bytes == UINT64_C(1) << 40 && c.kv_store_bytes_per_day == UINT64_C(9) << 30);
     config_free(&c);
     REQUIRE_OK(read_config(&c, ARGV("--model", "a", "--kv-device-bytes", "2g",
                                     "--kv-device-bytes=auto"), &err), err);

@@ -27,6 +27,22 @@ STAT(device_reads, s->kv.device_reads)
 STAT(host_reads, s->kv.host_reads)
 STAT(moved_in, s->kv.moved_in * s->kv.page_bytes)
 STAT(moved_out, s->kv.moved_out * s->kv.page_bytes)
+STAT(store_blocks, s->store.blocks)
+STAT(store_bytes, s->store.used_bytes)
+STAT(store_capacity, s->store.capacity_bytes)
+STAT(store_queued, s->store.queued)
+STAT(store_degraded, s->store.degraded)
+STAT(store_read_blocks, s->store.read_blocks)
+STAT(store_read_bytes, s->store.read_bytes)
+STAT(store_read_failures, s->store.read_failures)
+STAT(store_loads, s->store.loads)
+STAT(store_load_seconds, (double)s->store.load_ns / 1e9)
+STAT(store_written_blocks, s->store.written_blocks)
+STAT(store_written_bytes, s->store.written_bytes)
+STAT(store_write_failures, s->store.write_failures)
+STAT(store_write_drops, s->store.write_drops)
+STAT(store_disk_written, s->store.disk_written_bytes)
+STAT(store_disk_errors, s->store.disk_errors)
 STAT(read, s->blocks_read)
 STAT(held, s->blocks_held)
 STAT(steps, s->steps)
@@ -56,6 +72,28 @@ static const struct gauge gauges[] = {
     { "kv_moved_in_bytes_total", "counter", "KV pages copied to the device.", get_moved_in },
     { "kv_moved_out_bytes_total", "counter", "KV pages copied from the device to the host.",
       get_moved_out },
+    { "kv_store_blocks", "gauge", "KV blocks in the store on disk.", get_store_blocks },
+    { "kv_store_bytes", "gauge", "Bytes of them.", get_store_bytes },
+    { "kv_store_capacity_bytes", "gauge", "What the store may take; 0: there is none.",
+      get_store_capacity },
+    { "kv_store_queued_blocks", "gauge", "KV blocks still to be written.", get_store_queued },
+    { "kv_store_degraded", "gauge", "1: the store takes no more blocks.", get_store_degraded },
+    { "kv_store_read_blocks_total", "counter", "KV blocks restored.", get_store_read_blocks },
+    { "kv_store_read_bytes_total", "counter", "Bytes of them.", get_store_read_bytes },
+    { "kv_store_read_failures_total", "counter",
+      "Times that a stored block failed or was late, and was computed.", get_store_read_failures },
+    { "kv_store_loads_total", "counter", "Sequences that waited for the store.", get_store_loads },
+    { "kv_store_load_seconds_total", "counter", "How long they waited.", get_store_load_seconds },
+    { "kv_store_written_blocks_total", "counter", "KV blocks stored.", get_store_written_blocks },
+    { "kv_store_written_bytes_total", "counter", "Bytes of them.", get_store_written_bytes },
+    { "kv_store_write_failures_total", "counter", "KV blocks that the store did not take.",
+      get_store_write_failures },
+    { "kv_store_write_drops_total", "counter", "KV blocks given up before they were written.",
+      get_store_write_drops },
+    { "kv_store_disk_written_bytes_total", "counter", "Bytes written, with headers and index.",
+      get_store_disk_written },
+    { "kv_store_disk_errors_total", "counter", "Failures of the disk, and damaged blocks.",
+      get_store_disk_errors },
     { "attention_blocks_read_total", "counter", "KV blocks that attention read.", get_read },
     { "attention_blocks_held_total", "counter", "KV blocks that attention could have read.",
       get_held },
