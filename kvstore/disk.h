@@ -21,7 +21,7 @@ struct disk_io {
     struct iovec iov[2];                // adjacent on disk
     int          result;                // bytes, maybe fewer than asked for, or a negative errno
     void        *owner;                 // the submitter's
-    uint32_t     tries, part;           // the submitter's
+    uint32_t     tries;                 // the submitter's
     struct disk_io *next;
 };
 

@@ -9,8 +9,6 @@
 #include <string.h>
 #include "kvstore/store.h"
 
-enum part { PART_DATA, PART_HEADER };
-
 static struct entry *entry_of(struct kv_store *s, const struct kv_io *io)
 {
     return &s->table.entry[io->priv.entry];
@@ -243,13 +241,13 @@ void op_retry_room(struct kv_store *s)
 
 // ---- disk requests -----------------------------------------------------------------------------
 
-static struct disk_io *take_request(struct kv_store *s, struct kv_io *io, enum part part)
+static struct disk_io *take_request(struct kv_store *s, struct kv_io *io)
 {
     struct disk_io *q = s->free_request;
     if (!q)
         return NULL;
     s->free_request = q->next;
-    *q = (struct disk_io){.write = io->kind != KV_IO_GET, .n_iov = 1, .owner = io, .part = part,
+    *q = (struct disk_io){.write = io->kind != KV_IO_GET, .n_iov = 1, .owner = io,
                           .file = entry_of(s, io)->segment};
     return q;
 }
@@ -286,7 +284,7 @@ static bool issue_payload(struct kv_store *s, struct kv_io *io)
     const struct entry *e = entry_of(s, io);
     uint64_t at = slot_offset(s, e) + slot_header_bytes(e->bytes) + io->offset_bytes;
     while (io->priv.issued_bytes < io->bytes) {
-        struct disk_io *q = take_request(s, io, PART_DATA);
+        struct disk_io *q = take_request(s, io);
         if (!q)
             return false;
         uint32_t n = MIN(CHUNK_BYTES, io->bytes - io->priv.issued_bytes);
@@ -302,8 +300,7 @@ static bool issue_get(struct kv_store *s, struct kv_io *io)
 {
     const struct entry *e = entry_of(s, io);
     if (!is_whole(io, e) && !e->sums && !io->priv.header) {
-        struct disk_io *q = s->free_request && take_header(s, io)
-                                ? take_request(s, io, PART_HEADER) : NULL;
+        struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io) : NULL;
         if (!q)
             return false;
         q->offset_bytes = slot_offset(s, e);
@@ -329,8 +326,7 @@ static bool issue_put(struct kv_store *s, struct kv_io *io)
 {
     struct entry *e = entry_of(s, io);
     if (!io->priv.issued_bytes) {
-        struct disk_io *q = s->free_request && take_header(s, io)
-                                ? take_request(s, io, PART_DATA) : NULL;
+        struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io) : NULL;
         if (!q)
             return false;
         encode_header(s, io, e);
@@ -348,8 +344,7 @@ static bool issue_put(struct kv_store *s, struct kv_io *io)
 
 static bool issue_delete(struct kv_store *s, struct kv_io *io)
 {
-    struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io, PART_DATA)
-                                                              : NULL;
+    struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io) : NULL;
     if (!q)
         return false;
     memset(io->priv.header, 0, KV_UNIT_BYTES);

@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include "kvstore/format.h"
-#include "tests/kvrig.h"
+#include "tests/kvcase.h"
 
 TEST_MAIN
 
@@ -43,21 +43,6 @@ static void new_folder(void)
     snprintf(folder, sizeof(folder), "/dev/shm/kvstoreXXXXXX");
     if (!mkdtemp(folder))
         new_folder_on_disk();
-}
-
-static struct kv_store *open_store(const struct kv_store_params *p)
-{
-    struct kv_store *s = NULL;
-    struct err e = {0};
-    REQUIRE_OK(kv_store_open(&s, p, &e), e);
-    return s;
-}
-
-static struct kv_stats stats(struct kv_store *s)
-{
-    struct kv_stats st;
-    kv_store_stats(s, &st);
-    return st;
 }
 
 static void path_of(char *ret, size_t n, const char *name)

@@ -2,28 +2,13 @@
 // the simulated machine.
 #include "tests/test.h"
 #include "kvstore/sim.h"
-#include "tests/kvrig.h"
+#include "tests/kvcase.h"
 
 TEST_MAIN
 
 #define BLOCK 65536u
 
 static _Alignas(4096) uint8_t buf[16 * BLOCK];
-
-static struct kv_store *open_store(const struct kv_store_params *p)
-{
-    struct kv_store *s = NULL;
-    struct err e = {0};
-    REQUIRE_OK(kv_store_open(&s, p, &e), e);
-    return s;
-}
-
-static struct kv_stats stats(struct kv_store *s)
-{
-    struct kv_stats st;
-    kv_store_stats(s, &st);
-    return st;
-}
 
 static void count_done(struct kv_io *io) { ++*(int *)io->ctx; }
 

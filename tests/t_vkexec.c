@@ -6,8 +6,8 @@
 #include "base/base.h"
 #include "base/clock.h"
 #include "engine/exec/split.h"
-#include "engine/exec/vulkan/vk_int.h"
 #include "engine/exec/vulkan/vulkan.h"
+#include "tests/vk_pieces.h"
 
 TEST_MAIN
 
@@ -136,14 +136,6 @@ static void small_step(struct rig *r, float *logits)
         .n_rows = 3, .n_seqs = 1, .n_out = 1, .token = token, .seq = &seq, .out_row = &out };
     rig_step(r, &b);
     memcpy(logits, b.logits, 40 * sizeof(float));
-}
-
-static uint32_t pieces_taken(const struct vk *vk)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < vk->n_slabs; i++)
-        n += vk->slab[i] ? vk->slab[i]->space.n_pieces : 0;
-    return n;
 }
 
 // Whichever allocation of a load fails, nothing of it stays and the next load is sound.

@@ -4,8 +4,8 @@
 #include "tests/rig.h"
 #include <errno.h>
 #include "base/base.h"
-#include "engine/exec/vulkan/vk_int.h"
 #include "engine/exec/vulkan/vulkan.h"
+#include "tests/vk_pieces.h"
 
 TEST_MAIN
 
@@ -279,14 +279,6 @@ TEST(what_rows_choose_comes_to_the_device)
 static struct vk *vk_of(struct executor *x)
 {
     return container_of(x, struct vulkan_executor, x)->vk;
-}
-
-static uint32_t pieces_taken(const struct vk *vk)
-{
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < vk->n_slabs; i++)
-        n += vk->slab[i] ? vk->slab[i]->space.n_pieces : 0;
-    return n;
 }
 
 TEST(no_memory_for_a_pool)

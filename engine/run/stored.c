@@ -28,8 +28,6 @@ struct transfer {
 
 struct noted { struct hash key; uint32_t block; };
 
-struct deletion { struct kv_io io; };   // frees itself
-
 struct stored {
     struct engine       *e;
     struct kv_store     *store;
@@ -218,7 +216,7 @@ static void write_behind(struct stored *s)
     }
 }
 
-static void delete_done(struct kv_io *io) { free(container_of(io, struct deletion, io)); }
+static void delete_done(struct kv_io *io) { free(io); }
 
 // Without memory a block stays that may be wrong, until it is evicted; then so does the request's
 // error, which says why.
@@ -226,11 +224,11 @@ void stored_forget(struct stored *s, const struct sequence *q)
 {
     uint32_t n = MIN(q->n_keys, q->n_computed / KV_BLOCK_TOKENS);
     for (uint32_t i = 0; s && i < n; i++) {
-        struct deletion *d = kv_store_has(s->store, &q->key[i], NULL) ? calloc(1, sizeof *d) : NULL;
-        if (!d)
+        struct kv_io *io = kv_store_has(s->store, &q->key[i], NULL) ? malloc(sizeof *io) : NULL;
+        if (!io)
             continue;
-        d->io = (struct kv_io){.kind = KV_IO_DELETE, .key = q->key[i], .done = delete_done};
-        kv_store_submit(s->store, &d->io);
+        *io = (struct kv_io){.kind = KV_IO_DELETE, .key = q->key[i], .done = delete_done};
+        kv_store_submit(s->store, io);
     }
 }
 

@@ -26,7 +26,7 @@
 // Bits depend on the size of a team alone, which is the device's. With `split`, they are those of
 // matdot.glsl (struct vk_bytes_cut), whose workgroup is one team.
 struct variant { uint32_t rows, outs, teams, depth, split; };
-#define VARIANTS_MAX 8
+#define VARIANTS_MAX 6
 // The first n_vectors of these are of matvec.glsl.
 struct team { uint32_t lanes, n_vectors, n_variants; struct variant variant[VARIANTS_MAX]; };
 
@@ -41,8 +41,7 @@ static const struct team narrow = {
 };
 
 // On matrices of bytes, for subgroups of 32 and of 8.
-static const struct vk_bytes_cut wide_cut[] = { { 32, 32, 1, 1 } };
-static const struct vk_bytes_cut narrow_cut[] = { { 16, 16, 1, 1 } };
+static const struct vk_bytes_cut wide_cut = { 32, 32, 1, 1 }, narrow_cut = { 16, 16, 1, 1 };
 
 // Kernels of an operation alone.
 struct own_kernels {
@@ -224,30 +223,20 @@ bool vk_matmul_has_bytes(const struct vk *vk)
     return vk_kernel_runs(vk, KERNEL_matdot + QUANT_q4_0) && (wide_tile || narrow_tile);
 }
 
-static void add_cut(const struct vk_program *g, const struct vk_bytes_cut *c)
+// Only teams of 32 have the classes of matdot.glsl.
+static void take_cut(struct vk_program *g, const struct vk_matmul_choice *choice)
 {
+    const struct vk_info *info = vk_info(g->vk);
+    const struct vk_tile *m = &info->tile_s8;
     struct team *t = &g->matvec->team;
-    const struct vk_tile *m = &vk_info(g->vk)->tile_s8;
+    if (!choice->wide || !choice->bytes_from || !vk_matmul_has_bytes(g->vk))
+        return;
+    const struct vk_bytes_cut *usual = info->subgroup == NARROW_SUBGROUP ? &narrow_cut : &wide_cut;
+    const struct vk_bytes_cut *c = choice->cut.rows ? &choice->cut : usual;
     assert(t->n_variants < VARIANTS_MAX);
     assert(c->rows % m->n == 0 && c->outs / c->split % m->m == 0);
     t->variant[t->n_variants++] = (struct variant){ c->rows, c->outs, 1, c->depth, c->split };
-}
-
-// Only teams of 32 have the classes of matdot.glsl.
-static void take_cuts(struct vk_program *g, const struct vk_matmul_choice *choice)
-{
-    struct vk_matvec *mv = g->matvec;
-    bool narrow_cuts = vk_info(g->vk)->subgroup == 8;
-    if (!choice->wide || !choice->bytes_from || !vk_matmul_has_bytes(g->vk))
-        return;
-    mv->bytes_from = choice->bytes_from;
-    if (choice->cut.rows)
-        add_cut(g, &choice->cut);
-    else if (narrow_cuts)
-        add_cut(g, &narrow_cut[0]);
-    else
-        for (unsigned i = 0; i < ARRAY_LEN(wide_cut); i++)
-            add_cut(g, &wide_cut[i]);
+    g->matvec->bytes_from = choice->bytes_from;
 }
 
 int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, struct err *err)
@@ -267,7 +256,7 @@ int vk_matmul_take(struct vk_program *g, const struct vk_matmul_choice *choice, 
         v->depth = choice->depth ? choice->depth : v->depth;
     }
     mv->int_dot = choice->int_dot;
-    take_cuts(g, choice);
+    take_cut(g, choice);
     int r = vk_inputs_init(g, err);
     for (uint32_t i = 0; r == 0 && i < g->plan->n_ops; i++)
         if (vk_multiplies(g->op[i].op))
