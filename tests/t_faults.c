@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <math.h>
 #include <stdatomic.h>
+#include <time.h>
 #include "engine/exec/null/null.h"
 #include "engine/run/priv.h"
 #include "base/clock.h"
@@ -117,18 +118,34 @@ static void lose_device(struct engine *e, uint64_t step, int code)
     null_set(e->prog, &ns);
 }
 
+// No step begins before the gate is open, so that all requests are there when the device is lost.
+static atomic_bool gate_open;
+
+static int gated_submit(struct program *g, struct batch *b, struct err *err)
+{
+    while (!atomic_load(&gate_open))
+        nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+    return executor_null.submit(g, b, err);
+}
+
 TEST(a_lost_device_ends_everything)
 {
     static const int code[] = {-EIO, -ETIMEDOUT};
+    static struct executor_ops gated;
+    gated = executor_null;
+    gated.submit = gated_submit;
     for (uint32_t c = 0; c < ARRAY_LEN(code); c++) {
         struct engine *e = open_engine("null", (struct engine_params){.seqs_max = 3});
         lose_device(e, 20, code[c]);
+        atomic_store(&gate_open, false);
+        e->x->ops = &gated;
         int32_t prompt[2] = {1000, 1001};
         struct request r = request_of(prompt, 2, 1000);
         r.gen.ignore_end = true;
         struct stream *s[4], *more = NULL;
         for (int i = 0; i < 4; i++)
             s[i] = submit(e, &r);
+        atomic_store(&gate_open, true);
         for (int i = 0; i < 4; i++) {       // the last one only waited
             collect(s[i], &answer);
             REQUIRE_INT(answer.done.reason, FINISH_ERROR);
@@ -144,6 +161,7 @@ TEST(a_lost_device_ends_everything)
         REQUIRE_INT(engine_submit(e, &r, &more, &err), -EIO);
         REQUIRE_INT(engine_eval(e, prompt, 2, &r.attn, NULL, NULL, &err), -EIO);
         require_idle(e);
+        e->x->ops = &executor_null;
         engine_close(e);
     }
 }
