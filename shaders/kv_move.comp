@@ -1,6 +1,6 @@
 // A whole block from one place to another: its pages, wherever they lie, or staging memory in the
-// order of kv_layout (per layer: the page, then the digests of all heads). Staging memory is pinned
-// on the host, so this is also the copy over the bus.
+// order of kv_layout (the digests of all layers, then their pages). Staging memory is pinned on the
+// host, so this is also the copy over the bus.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
@@ -22,12 +22,17 @@ const uint WORDS = 8;                   // of an invocation
 
 Words4 place(uint block, uint layer, uint word)
 {
-    if (block == STAGING)
-        return Words4(uint64_t(staging) +
-                      16 * uint64_t(layer * (page_words + digest_words) + word));
-    if (word < page_words)
+    uint layers = gl_NumWorkGroups.y;
+    if (word < page_words) {
+        if (block == STAGING)
+            return Words4(uint64_t(staging) +
+                          16 * uint64_t(layers * digest_words + layer * page_words + word));
         return Words4(page.v[layer * n_blocks + block] + 16 * word);
-    return Words4(digest.v[layer] + 16 * (uint64_t(block) * digest_words + word - page_words));
+    }
+    word -= page_words;
+    if (block == STAGING)
+        return Words4(uint64_t(staging) + 16 * uint64_t(layer * digest_words + word));
+    return Words4(digest.v[layer] + 16 * (uint64_t(block) * digest_words + word));
 }
 
 void main()

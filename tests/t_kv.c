@@ -18,11 +18,14 @@ TEST(layout_sizes)
     REQUIRE_INT(l.k_slice_bytes, 64 * 96 * 2);
     REQUIRE_INT(l.v_slice_bytes, 64 * (96 + 3 * 2));
     REQUIRE_INT(l.digest_head_bytes, 192);
-    REQUIRE_INT(l.layer_bytes, 2 * (l.k_slice_bytes + l.v_slice_bytes + 192));
-    REQUIRE_INT(l.block_bytes, 3 * l.layer_bytes);
-    // the last slice ends where the block ends
-    REQUIRE_INT(kv_digest_offset(&l, 2, 1) + l.digest_head_bytes, l.block_bytes);
-    REQUIRE_INT(kv_v_offset(&l, 1, 1) - kv_k_offset(&l, 1, 1), l.k_slice_bytes);
+    REQUIRE_INT(l.page_bytes, 2 * (l.k_slice_bytes + l.v_slice_bytes));
+    REQUIRE_INT(l.digest_bytes, 3 * 2 * 192);
+    REQUIRE_INT(l.block_bytes, l.digest_bytes + 3 * l.page_bytes);
+    // one part ends where the next one begins, and the last one with the block
+    REQUIRE_INT(kv_digest_offset(&l, 2, 1) + l.digest_head_bytes, kv_page_offset(&l, 0));
+    REQUIRE_INT(kv_page_offset(&l, 2) + l.page_bytes, l.block_bytes);
+    REQUIRE_INT(kv_v_offset(&l, 1) + l.v_slice_bytes, l.page_bytes);
+    REQUIRE_INT(kv_v_offset(&l, 1) - kv_k_offset(&l, 1), l.k_slice_bytes);
     cfg.head_dim = 80;
     REQUIRE_INT(kv_layout_init(&l, &cfg, KV_F16, KV_Q8_0, 7, &e), -EINVAL);
     REQUIRE_INT(l.head_dim, 96);

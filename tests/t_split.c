@@ -336,7 +336,7 @@ TEST(content_keys_tell_cuts_apart)
         side_open(&s, &m, i);
         id[i] = (struct kv_identity){ .layout = s.layout };
         REQUIRE_INT(s.layout.n_layers, LAYERS);
-        REQUIRE_INT(s.layout.block_bytes, LAYERS * s.layout.layer_bytes);
+        REQUIRE_INT(s.layout.block_bytes, s.layout.digest_bytes + LAYERS * s.layout.page_bytes);
         side_close(&s);
         kv_key_root(&id[i], &key[i]);
         for (uint32_t k = 0; k < i; k++)

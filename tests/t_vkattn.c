@@ -506,7 +506,7 @@ TEST(pages_may_lie_anywhere)
     vulkan_kv_write(&r.g.p, block, garbage);
     ((uint64_t *)r.g.kv.page.map)[block] = elsewhere.addr;
     vulkan_kv_write(&r.g.p, block, bytes);
-    REQUIRE(memcmp(elsewhere.map, bytes, r.layout.n_kv_heads * r.layout.head_bytes) == 0);
+    REQUIRE(memcmp(elsewhere.map, bytes + kv_page_offset(&r.layout, 0), r.layout.page_bytes) == 0);
     struct batch_seq seq = { .block = table, .n_blocks = 4, .n_rows = 1, .pos0 = 199,
                              .decode = true };
     struct batch b = { .n_rows = 1, .n_seqs = 1, .seq = &seq };
@@ -543,8 +543,8 @@ TEST(rows_not_yet_written_are_zeros)
         vulkan_kv_read(&r.g.p, table[1], block);
         size_t row = type == KV_F32 ? 96 * 4 : type == KV_F16 ? 96 * 2 : 96, scale = 96 / 32 * 2;
         for (uint32_t i = 0; i < 4; i++) {              // K and V of both heads
-            const uint8_t *slice = block + kv_k_offset(&r.layout, 0, i / 2) +
-                                   i % 2 * r.layout.k_slice_bytes;
+            const uint8_t *slice = block + kv_page_offset(&r.layout, 0) +
+                                   kv_k_offset(&r.layout, i / 2) + i % 2 * r.layout.k_slice_bytes;
             for (size_t k = 6 * row; k < 64 * row; k++)
                 REQUIRE_INT(slice[k], 0);
             REQUIRE(slice[6 * row - 1] != 0xff || slice[5 * row] != 0xff);

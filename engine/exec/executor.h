@@ -15,6 +15,7 @@
 #include "base/err.h"
 #include "engine/kv/homes.h"
 #include "engine/kv/layout.h"
+#include "engine/kv/paging.h"
 #include "engine/model/model.h"
 #include "engine/model/plan.h"
 #include "engine/select/select.h"
@@ -54,7 +55,15 @@ struct batch_seq {                      // rows of one sequence, at consecutive 
     bool            decode;
     struct attn_policy attn;
     uint64_t        blocks_read, blocks_held;   // out: summed over its rows, layers and KV heads
+
+    // Out, with paging:
+    uint32_t        faults;             // pages that its rows waited for, or did not get
+    bool            missed;             // what the step did for it is void: run it again
+    // A block of its table that can be had no more, and so missed; KV_BLOCK_LOST_NONE: all can.
+    uint32_t        lost;               // index in `block`
 };
+
+#define KV_BLOCK_LOST_NONE UINT32_MAX
 
 // Picking a token mostly takes the best few logits of a row and some sums over it. An executor that
 // is far from the host may give just these (struct out_top) and keep its rows, of which parts are
@@ -98,6 +107,9 @@ struct batch {
     struct batch_seq *seq;              // (n_seqs), rows ascending and without gaps
     const uint32_t   *out_row;          // (n_out) rows that need logits, ascending
     const struct out_want *want;        // (n_out), or NULL: whole rows
+    // With paging: how long the step may wait for pages before it goes on without the sequences
+    // that need them. What reads more than memory holds is waited for whatever this says.
+    uint64_t          stall_ns;
     // Out, after wait(), the executor's until the next submit(): whole rows in host memory; or,
     // only where something is wanted, NULL and what was picked out of them.
     float            *logits;           // (n_out, n_vocab)
@@ -137,6 +149,18 @@ struct executor_ops {
     void (*kv_write)(struct program *g, uint32_t block, const void *src);
     // NULL: all pages lie in one place.
     void (*kv_homes)(const struct program *g, struct kv_homes *ret);
+
+    // Paging (engine/kv/paging.h): pages in memory take at most memory_bytes; `disk` outlives the
+    // program's last step. Called before kv_alloc(), which then takes any number of blocks that
+    // there is memory for the digests of. NULL: this executor holds all pages.
+    void (*kv_page)(struct program *g, struct kv_disk *disk, uint64_t memory_bytes);
+    // The stored form of a FULL block can be fetched from now on; or, before the block gets other
+    // content, what it holds is of no use any more.
+    void (*kv_backed)(struct program *g, uint32_t block, bool backed);
+    // The block has this content: its digests (layout.digest_bytes); its pages are fetched when
+    // needed. It is backed from now on.
+    void (*kv_write_digests)(struct program *g, uint32_t block, const void *digests);
+    void (*kv_page_stats)(const struct program *g, struct kv_page_stats *ret);
 
     // Starts a step; b and what it points to stay valid and untouched until wait() returns.
     // Returns 0, -ENOMEM (it never began, and others may), -EIO (as below).

@@ -30,6 +30,8 @@ struct split_program {
     uint32_t              slots;        // that move, enum slot as bits
     float                *rows;         // (rows_max, widest of those), owned
 
+    uint8_t              *block;        // a half's, on its way; owned
+
     // The step.
     struct batch         *batch, first; // the caller's; the first half's: without outputs
     struct blocks        *blocks;       // (seqs_max) of the first half, owned
@@ -192,6 +194,7 @@ static void split_unload(struct program *p)
         plan_free(g->half[i].plan);
     }
     free(g->rows);
+    free(g->block);
     free(g->blocks);
     free(g);
 }
@@ -273,11 +276,15 @@ static int split_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout
             return r;
     }
     const struct kv_layout *a = &g->half[0].layout, *b = &g->half[1].layout;
-    assert(a->layer_bytes == b->layer_bytes);
+    assert(a->page_bytes == b->page_bytes && a->digest_layer_bytes == b->digest_layer_bytes);
     *ret = *a;
     ret->n_layers = a->n_layers + b->n_layers;
+    ret->digest_bytes = a->digest_bytes + b->digest_bytes;
     ret->block_bytes = a->block_bytes + b->block_bytes;
     ret->layout_version = layout_version(g);
+    g->block = malloc(MAX(a->block_bytes, b->block_bytes));
+    if (!g->block)
+        return err_set(err, -ENOMEM, "no memory for a KV block");
     return 0;
 }
 
@@ -288,18 +295,42 @@ static void split_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_bl
         g->half[i].ops->kv_copy(g->half[i].g, dst_block, src_block);
 }
 
+// A block is that of the whole model: digests of both halves, then pages of both.
+struct parts { uint8_t *digests, *pages; size_t page_bytes; };
+
+static struct parts parts_of(const struct split_program *g, unsigned i, uint8_t *block)
+{
+    const struct kv_layout *first = &g->half[0].layout, *l = &g->half[i].layout;
+    uint8_t *pages = block + first->digest_bytes + g->half[1].layout.digest_bytes;
+    return (struct parts){
+        .digests = i ? block + first->digest_bytes : block,
+        .pages = i ? pages + (first->block_bytes - first->digest_bytes) : pages,
+        .page_bytes = l->block_bytes - l->digest_bytes,
+    };
+}
+
 static void split_kv_read(struct program *p, uint32_t block, void *dst)
 {
-    struct half *h = of(p)->half;
-    h[0].ops->kv_read(h[0].g, block, dst);
-    h[1].ops->kv_read(h[1].g, block, (char *)dst + h[0].layout.block_bytes);
+    struct split_program *g = of(p);
+    for (unsigned i = 0; i < 2; i++) {
+        struct half *h = &g->half[i];
+        struct parts to = parts_of(g, i, dst);
+        h->ops->kv_read(h->g, block, g->block);
+        memcpy(to.digests, g->block, h->layout.digest_bytes);
+        memcpy(to.pages, g->block + h->layout.digest_bytes, to.page_bytes);
+    }
 }
 
 static void split_kv_write(struct program *p, uint32_t block, const void *src)
 {
-    struct half *h = of(p)->half;
-    h[0].ops->kv_write(h[0].g, block, src);
-    h[1].ops->kv_write(h[1].g, block, (const char *)src + h[0].layout.block_bytes);
+    struct split_program *g = of(p);
+    for (unsigned i = 0; i < 2; i++) {
+        struct half *h = &g->half[i];
+        struct parts from = parts_of(g, i, (uint8_t *)(uintptr_t)src);
+        memcpy(g->block, from.digests, h->layout.digest_bytes);
+        memcpy(g->block + h->layout.digest_bytes, from.pages, from.page_bytes);
+        h->ops->kv_write(h->g, block, g->block);
+    }
 }
 
 // ---- a step -----------------------------------------------------------------------------------

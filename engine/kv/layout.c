@@ -32,14 +32,16 @@ int kv_layout_init(struct kv_layout *l, const struct model_cfg *cfg, enum kv_typ
         .n_layers = cfg->n_layers, .n_kv_heads = cfg->n_kv_heads, .head_dim = cfg->head_dim,
         .layout_version = layout_version,
     };
-    size_t head;
+    size_t pages;
     bool fits = slice_bytes(k_type, cfg->head_dim, &r.k_slice_bytes) &&
                 slice_bytes(v_type, cfg->head_dim, &r.v_slice_bytes) &&
                 add_size(r.k_slice_bytes, r.v_slice_bytes, &r.head_bytes) &&
                 align_size((size_t)cfg->head_dim * 2, 64, &r.digest_head_bytes) &&
-                add_size(r.head_bytes, r.digest_head_bytes, &head) &&
-                mul_size(head, cfg->n_kv_heads, &r.layer_bytes) &&
-                mul_size(r.layer_bytes, cfg->n_layers, &r.block_bytes);
+                mul_size(r.head_bytes, cfg->n_kv_heads, &r.page_bytes) &&
+                mul_size(r.digest_head_bytes, cfg->n_kv_heads, &r.digest_layer_bytes) &&
+                mul_size(r.digest_layer_bytes, cfg->n_layers, &r.digest_bytes) &&
+                mul_size(r.page_bytes, cfg->n_layers, &pages) &&
+                add_size(r.digest_bytes, pages, &r.block_bytes);
     if (!fits)
         return err_set(err, -EOVERFLOW, "the size of a KV block overflows");
     *l = r;

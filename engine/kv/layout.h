@@ -1,11 +1,14 @@
 // How one KV block lies in memory: sizes and offsets, shared by pool, executors and store.
 //
-//   block = layer 0 | layer 1 | ...
-//   layer = KV head 0 (K slice, V slice) | KV head 1 | ... | digests of all heads
+//   block  = digests of layer 0, of layer 1, ... | page of layer 0 | page of layer 1 | ...
+//   digests of a layer: of KV head 0 | of KV head 1 | ...
+//   page   = KV head 0 (K slice, V slice) | KV head 1 | ...
 //
-// A slice holds KV_BLOCK_TOKENS rows of head_dim elements. The order of the elements inside a slice
-// is the executor's own (the CPU keeps K transposed); it is part of layout_version and so of every
-// content key.
+// That is a block as it is moved and stored; an executor may keep digests and pages apart. Digests
+// come first and in one piece, so that those of a stored block can be read without its pages. A
+// slice holds KV_BLOCK_TOKENS rows of head_dim elements. The order of the elements inside a slice
+// is the executor's own (the CPU keeps K transposed); it is part of layout_version and so of
+// every content key.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -23,27 +26,37 @@ struct kv_layout {
     size_t   k_slice_bytes, v_slice_bytes;  // multiples of 64
     size_t   head_bytes;            // K slice + V slice
     size_t   digest_head_bytes;     // float16 mean key (head_dim), multiple of 64
-    size_t   layer_bytes;           // n_kv_heads * (head_bytes + digest_head_bytes)
-    size_t   block_bytes;
+    size_t   page_bytes;            // of a layer: n_kv_heads * head_bytes
+    size_t   digest_layer_bytes;    // n_kv_heads * digest_head_bytes
+    size_t   digest_bytes;          // of all layers
+    size_t   block_bytes;           // digest_bytes + n_layers * page_bytes
 };
 
 // Returns 0 or -EINVAL (head_dim not a multiple of KV_Q8_GROUP for q8_0) or -EOVERFLOW.
 int kv_layout_init(struct kv_layout *l, const struct model_cfg *cfg, enum kv_type k_type,
                    enum kv_type v_type, uint32_t layout_version, struct err *err);
 
-static inline size_t kv_k_offset(const struct kv_layout *l, uint32_t layer, uint32_t head)
+// Inside a block.
+static inline size_t kv_page_offset(const struct kv_layout *l, uint32_t layer)
 {
-    return layer * l->layer_bytes + head * l->head_bytes;
+    return l->digest_bytes + layer * l->page_bytes;
 }
 
-static inline size_t kv_v_offset(const struct kv_layout *l, uint32_t layer, uint32_t head)
+// Inside a page.
+static inline size_t kv_k_offset(const struct kv_layout *l, uint32_t head)
 {
-    return kv_k_offset(l, layer, head) + l->k_slice_bytes;
+    return head * l->head_bytes;
 }
 
+static inline size_t kv_v_offset(const struct kv_layout *l, uint32_t head)
+{
+    return head * l->head_bytes + l->k_slice_bytes;
+}
+
+// Inside the digests of a block, with which it begins.
 static inline size_t kv_digest_offset(const struct kv_layout *l, uint32_t layer, uint32_t head)
 {
-    return layer * l->layer_bytes + l->n_kv_heads * l->head_bytes + head * l->digest_head_bytes;
+    return layer * l->digest_layer_bytes + head * l->digest_head_bytes;
 }
 
 const char *kv_type_name(enum kv_type t);

@@ -218,7 +218,7 @@ static void limit_device(struct engine *e, const struct engine_params *p, uint32
 {
     const struct kv_layout *l = &e->layout;
     uint64_t room = device_room(e), most = p->kv_limited ? p->kv_device_bytes : UINT64_MAX;
-    uint64_t digests = n_blocks * (uint64_t)l->n_layers * l->n_kv_heads * l->digest_head_bytes;
+    uint64_t digests = n_blocks * (uint64_t)l->digest_bytes;
     if (room)
         most = MIN(most, room - MIN(room, digests));
     if (e->x->ops->kv_limit && most < UINT64_MAX)

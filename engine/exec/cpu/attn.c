@@ -38,7 +38,7 @@ struct job {
     struct attn_scratch *w;
     const struct op     *op;
     const struct batch_seq *seq;
-    uint32_t window, head, group, dim;
+    uint32_t i_seq, window, head, group, dim;
 };
 
 // ---- scratch ----------------------------------------------------------------------------------
@@ -135,14 +135,14 @@ static void score_blocks(const struct job *j, const float *q, uint32_t first, ui
 {
     const struct vec *vec = j->g->cpu->vec;
     struct attn_scratch *w = j->w;
-    size_t at = kv_digest_offset(&j->g->kv.layout, j->op->layer, j->head);
+    const struct pages *kv = &j->g->kv;
+    size_t at = kv_digest_offset(&kv->layout, j->op->layer, j->head);
     for (uint32_t i = 0; i < n; i++) {
         if (i + DIGESTS_AHEAD < n)
-            prefetch(kv_block(&j->g->kv, j->seq->block[first + i + DIGESTS_AHEAD]) + at,
+            prefetch(pages_digest(kv, j->seq->block[first + i + DIGESTS_AHEAD]) + at,
                      j->dim * sizeof(uint16_t));
-        const uint8_t *block = kv_block(&j->g->kv, j->seq->block[first + i]);
-        vec->score(w->score + i, n, q, j->group, (const uint16_t *)(const void *)(block + at),
-                   j->dim);
+        const uint8_t *digest = pages_digest(kv, j->seq->block[first + i]) + at;
+        vec->score(w->score + i, n, q, j->group, (const uint16_t *)(const void *)digest, j->dim);
     }
     memset(w->sum, 0, n * sizeof(float));
     for (uint32_t h = 0; h < j->group; h++)
@@ -171,6 +171,23 @@ static uint32_t view_entry(const struct row_view *v, uint32_t i)
     return i < v->n_sink ? i : v->first + i - v->n_sink;
 }
 
+// ---- pages ------------------------------------------------------------------------------------
+
+static uint32_t page_of(const struct job *j, uint32_t block)
+{
+    return page_number(&j->g->kv, j->seq->block[block], j->op->layer);
+}
+
+// Starts fetching what entries [begin, end) of a list name and is not in memory.
+static void ask_pages(const struct job *j, const struct row_view *v, uint32_t begin, uint32_t end)
+{
+    if (!j->g->kv.disk)
+        return;
+    for (uint32_t i = begin; i < MIN(end, v->n); i++)
+        if (!pages_ask(&j->g->kv, page_of(j, view_entry(v, i))))
+            return;
+}
+
 // ---- attend -----------------------------------------------------------------------------------
 
 static void load_queries(const struct job *j, uint32_t row, float *q)
@@ -185,8 +202,9 @@ static void store_output(const struct job *j, uint32_t row, uint32_t query0)
     float *dst = slot_row(j->g, j->op->dst[0], row) + (size_t)j->head * j->group * j->dim;
     for (uint32_t h = 0; h < j->group; h++) {
         uint32_t q = query0 + h;
+        float l = w->total_l[q];        // 0: no page came, and the row is void
         j->g->cpu->vec->scale(dst + h * j->dim, w->total + (size_t)q * j->dim, j->dim,
-                              1.0f / w->total_l[q]);
+                              l > 0.0f ? 1.0f / l : 0.0f);
     }
 }
 
@@ -200,22 +218,26 @@ static void reset(float *m, float *l, float *o, uint32_t n, uint32_t dim)
 }
 
 // One block into the running sums of n queries, w->query[i] with mask w->visible[i]. `next` is the
-// block that the caller comes with next, or the same one.
+// block that the caller comes with next, or the same one. A page that does not come makes the
+// sequence a missed one.
 static void attend(const struct job *j, uint32_t n, uint32_t block, uint32_t next)
 {
     struct attn_scratch *w = j->w;
     const struct vec *vec = j->g->cpu->vec;
     const struct kv_layout *l = &j->g->kv.layout;
-    const uint8_t *base = kv_block(&j->g->kv, j->seq->block[block]);
-    ptrdiff_t ahead = (ptrdiff_t)((uintptr_t)kv_block(&j->g->kv, j->seq->block[next]) -
-                                  (uintptr_t)base);
+    struct pages *kv = &j->g->kv;
+    const uint8_t *page = page_use_hold(j->g, j->i_seq, block, j->op->layer);
+    if (!page)
+        return;
+    const uint8_t *coming = pages_peek(kv, page_of(j, next));
+    ptrdiff_t ahead = coming ? (ptrdiff_t)((uintptr_t)coming - (uintptr_t)page) : 0;
     for (uint32_t i = 0; i < n; i++) {
         w->q_row[i] = w->q + (size_t)w->query[i] * j->dim;
         w->o_row[i] = w->o + (size_t)w->query[i] * j->dim;
         w->s_row[i] = w->s + (size_t)i * TOKENS;
     }
     vec->mul[kv_k_form(l->k_type)](&(struct vec_mul){
-        .a = w->q_row, .c = w->s_row, .b = base + kv_k_offset(l, j->op->layer, j->head),
+        .a = w->q_row, .c = w->s_row, .b = page + kv_k_offset(l, j->head),
         .n_rows = n, .n_k = j->dim, .n_n = TOKENS, .ahead = ahead });
     for (uint32_t i = 0; i < n; i++) {
         uint32_t q = w->query[i];
@@ -224,8 +246,9 @@ static void attend(const struct job *j, uint32_t n, uint32_t block, uint32_t nex
     }
     vec->mul[kv_v_form(l->v_type)](&(struct vec_mul){
         .a = (const float *const *)w->s_row, .c = w->o_row, .keep = w->keep,
-        .b = base + kv_v_offset(l, j->op->layer, j->head),
+        .b = page + kv_v_offset(l, j->head),
         .n_rows = n, .n_k = TOKENS, .n_n = j->dim, .ahead = ahead });
+    pages_release(kv, page_of(j, block));
 }
 
 // Adds a row's queries to those that read the block.
@@ -267,8 +290,10 @@ static void start_tile(const struct job *j, const struct tile *t)
             uint32_t *list = w->list + (size_t)i * j->g->attn_list_max;
             choose_blocks(j, q, pos, list);
             w->view[i].list = list;
+            ask_pages(j, &w->view[i], 0, w->view[i].n);
         }
     }
+    ask_pages(j, &w->view[t->n_rows - 1], 0, j->g->pages_ahead);
     reset(w->m, w->l, w->o, queries, j->dim);
     reset(w->total_m, w->total_l, w->total, queries, j->dim);
 }
@@ -297,6 +322,8 @@ static void run_tile(const struct job *j, const struct tile *t)
         for (uint32_t i = 0; i < t->n_rows; i++)
             if (row_reads(w, i, block))
                 n = add_queries(j, n, i * j->group, t->pos0 + i, block);
+        uint32_t ahead = w->cursor[t->n_rows - 1] + j->g->pages_ahead;
+        ask_pages(j, &w->view[t->n_rows - 1], ahead, ahead + 1);
         attend(j, n, block, block);
         for (uint32_t i = 0; i < t->n_rows; i++) {
             if (!row_reads(w, i, block))
@@ -343,6 +370,7 @@ static void run_split(const struct job *j, const struct attn_unit *u, const stru
     uint32_t begin = u->split * ATTN_SPLIT_BLOCKS, end = MIN(begin + ATTN_SPLIT_BLOCKS, v.n);
     load_queries(j, t->row0, w->q);
     reset(w->m, w->l, w->o, j->group, j->dim);
+    ask_pages(j, &v, begin, begin + j->g->pages_ahead);
     for (uint32_t i = begin; i < end; i++) {
         uint32_t block = view_entry(&v, i);
         uint32_t next = view_entry(&v, MIN(i + 1, v.n - 1));
@@ -367,7 +395,7 @@ static struct job job_of(struct cpu_program *g, const struct phase *ph, uint32_t
 {
     return (struct job){
         .g = g, .w = &g->attn_scratch[thread], .op = g->op[ph->op0].op,
-        .seq = &g->batch->seq[g->attn_tile[u->tile].seq],
+        .seq = &g->batch->seq[g->attn_tile[u->tile].seq], .i_seq = g->attn_tile[u->tile].seq,
         .window = g->attn_class[ph->attn_class].window, .head = u->head,
         .group = group_heads(g), .dim = g->cfg->head_dim,
     };
@@ -379,8 +407,11 @@ static void run_select(struct cpu_program *g, const struct phase *ph, uint32_t t
     struct job j = job_of(g, ph, thread, u);
     const struct tile *t = &g->attn_tile[u->tile];
     load_queries(&j, t->row0, j.w->q);
-    choose_blocks(&j, j.w->q, t->pos0,
-                  (uint32_t *)g->attn_list.p + (size_t)u->row * g->attn_list_max);
+    uint32_t *list = (uint32_t *)g->attn_list.p + (size_t)u->row * g->attn_list_max;
+    choose_blocks(&j, j.w->q, t->pos0, list);
+    struct row_view v = attn_view(&j.seq->attn, j.window, t->pos0);
+    v.list = list;
+    ask_pages(&j, &v, 0, v.n);
 }
 
 static void run_unit(struct cpu_program *g, const struct phase *ph, uint32_t thread,

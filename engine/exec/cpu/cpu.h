@@ -8,12 +8,13 @@
 #pragma once
 #include "engine/exec/cpu/matmul.h"
 #include "engine/exec/mem.h"
+#include "engine/exec/cpu/pages.h"
 #include "engine/exec/cpu/pool.h"
 #include "engine/exec/cpu/vec.h"
 #include "engine/exec/executor.h"
 #include "engine/exec/view.h"
 
-#define CPU_LAYOUT_VERSION 1            // of the order of elements in K and V slices (kv.c)
+#define CPU_LAYOUT_VERSION 2            // of the order of elements in K and V slices (kv.c)
 
 struct cpu_executor {
     struct executor   x;
@@ -74,12 +75,6 @@ struct rope_table {
     bool       used;
 };
 
-struct kv_slabs {
-    struct kv_layout layout;
-    struct mem      *slab;              // (n_slabs), owned
-    uint32_t         n_slabs, blocks_per_slab, n_blocks;
-};
-
 struct cpu_program {
     struct program          p;
     struct cpu_executor    *cpu;
@@ -101,7 +96,7 @@ struct cpu_program {
     struct mem logits;                  // (outputs_max, n_vocab) float
     uint32_t   n_vocab;
 
-    struct kv_slabs      kv;
+    struct pages         kv;
     struct attn_class   *attn_class;    // (n_attn_classes), owned
     uint32_t             n_attn_classes;
     uint32_t             attn_tile_rows;    // the most rows of an attention tile
@@ -110,8 +105,11 @@ struct cpu_program {
     struct mem           attn_pending;  // (attn_rows) _Atomic uint32_t: splits still to come
     struct mem           attn_list;     // (attn_rows, attn_list_max) uint32_t: chosen blocks
     uint32_t             attn_list_max;
+    struct page_use     *page_use;      // (seqs_max), owned
+    uint32_t             pages_ahead;   // of a list, that are fetched before their turn
 
     // The step.
+    _Atomic uint64_t stall_until_ns;    // 0: nobody has waited for a page yet
     struct batch *batch;
     uint32_t     *row_pos, *row_seq;    // (rows_max), owned
     struct tile  *kv_tile;              // (rows_max), owned: whole blocks
@@ -152,13 +150,23 @@ int   cpu_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, 
 void  cpu_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block);
 void  cpu_kv_read(struct program *p, uint32_t block, void *dst);
 void  cpu_kv_write(struct program *p, uint32_t block, const void *src);
-void  kv_finish(struct kv_slabs *kv);
-uint8_t *kv_block(const struct kv_slabs *kv, uint32_t block);
+void  cpu_kv_page(struct program *p, struct kv_disk *disk, uint64_t memory_bytes);
+void  cpu_kv_backed(struct program *p, uint32_t block, bool backed);
+void  cpu_kv_write_digests(struct program *p, uint32_t block, const void *digests);
+void  cpu_kv_page_stats(const struct program *p, struct kv_page_stats *ret);
 // Writes the rows of a tile, and its block's digest with the last of them.
 void  kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile *t,
                     uint32_t head);
 enum vec_form kv_k_form(enum kv_type t);
 enum vec_form kv_v_form(enum kv_type t);
+
+// page_use.c: pages that the sequences of a step need, with paging.
+int      page_use_init(struct cpu_program *g, struct err *err);
+// A step begins: whatever its rows write has a place. Returns 0 or -ENOMEM.
+int      page_use_begin(struct cpu_program *g, struct err *err);
+// A page of sequence i_seq's block `index`, held; NULL: it did not come.
+uint8_t *page_use_hold(struct cpu_program *g, uint32_t i_seq, uint32_t index, uint32_t layer);
+void     page_use_end(struct cpu_program *g);       // tells the batch
 
 // attn_units.c
 // Finds the classes of the plan; its ATTN phases must be there.

@@ -1,91 +1,78 @@
-// KV blocks in this executor's memory: slabs, and how rows become elements of a slice.
+// KV blocks as they are moved, and how rows become elements of a slice.
 //
 // K and V slices are the panels of vec.h, so that attention multiplies with them as they lie:
 //   K (head_dim, 64 tokens): VEC_F32, VEC_F16 or VEC_Q8_K;  V (64 tokens, head_dim): VEC_Q8_V
 // Rows of a block that are not written yet are zeros or rows of a copied block, never garbage:
 // attention multiplies them by zero.
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include "engine/exec/cpu/cpu.h"
 #include "base/base.h"
 
-#define SLAB_BYTES ((size_t)1 << 30)
 #define TOKENS KV_BLOCK_TOKENS
 
-// Blocks take memory only once they are written, which may be too late to say no.
-static int check_memory(uint32_t n_blocks, size_t block_bytes, struct err *err)
+void cpu_kv_page(struct program *p, struct kv_disk *disk, uint64_t memory_bytes)
 {
-    double have = (double)mem_machine_bytes();
-    double need = (double)n_blocks * (double)block_bytes;
-    if (need <= have)
-        return 0;
-    return err_set(err, -ENOMEM, "%u KV blocks need %.0f MiB, this machine has %.0f MiB", n_blocks,
-                   need / 0x1p20, have / 0x1p20);
+    pages_limit(&container_of(p, struct cpu_program, p)->kv, disk, memory_bytes);
 }
 
 int cpu_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err)
 {
     struct cpu_program *g = container_of(p, struct cpu_program, p);
-    struct kv_slabs kv = { .n_blocks = n_blocks };
-    assert(n_blocks > 0 && !g->kv.slab);
-    int r = kv_layout_init(&kv.layout, g->cfg, g->params.k_type, g->params.v_type,
-                           CPU_LAYOUT_VERSION, err);
-    if (r)
-        return r;
-    size_t block = kv.layout.block_bytes;
-    r = check_memory(n_blocks, block, err);
-    if (r)
-        return r;
-    kv.blocks_per_slab = (uint32_t)CLAMP(SLAB_BYTES / block, (size_t)1, (size_t)n_blocks);
-    kv.n_slabs = DIV_UP(n_blocks, kv.blocks_per_slab);
-    kv.slab = calloc(kv.n_slabs, sizeof(*kv.slab));
-    if (!kv.slab)
-        r = -ENOMEM;
-    for (uint32_t i = 0; r == 0 && i < kv.n_slabs; i++) {
-        uint32_t n = MIN(kv.blocks_per_slab, n_blocks - i * kv.blocks_per_slab);
-        r = mem_map(&kv.slab[i], n * block);
-    }
-    if (r) {
-        kv_finish(&kv);
-        return err_set(err, r, "no memory for %u KV blocks of %zu bytes", n_blocks, block);
-    }
-    g->kv = kv;
-    *ret = kv.layout;
-    return 0;
+    struct kv_layout l;
+    int r = kv_layout_init(&l, g->cfg, g->params.k_type, g->params.v_type, CPU_LAYOUT_VERSION,
+                           err);
+    if (r == 0)
+        r = pages_init(&g->kv, &l, n_blocks, err);
+    if (r == 0)
+        *ret = l;
+    return r;
 }
 
-void kv_finish(struct kv_slabs *kv)
-{
-    for (uint32_t i = 0; kv->slab && i < kv->n_slabs; i++)
-        mem_unmap(&kv->slab[i]);
-    free(kv->slab);
-    kv->slab = NULL;
-}
-
-uint8_t *kv_block(const struct kv_slabs *kv, uint32_t block)
-{
-    assert(block < kv->n_blocks);
-    return (uint8_t *)kv->slab[block / kv->blocks_per_slab].p +
-           block % kv->blocks_per_slab * kv->layout.block_bytes;
-}
+// Whole blocks are moved while their pages are in memory: to be stored, or not stored at all.
 
 void cpu_kv_copy(struct program *p, uint32_t dst_block, uint32_t src_block)
 {
-    const struct kv_slabs *kv = &container_of(p, struct cpu_program, p)->kv;
-    memcpy(kv_block(kv, dst_block), kv_block(kv, src_block), kv->layout.block_bytes);
+    struct pages *kv = &container_of(p, struct cpu_program, p)->kv;
+    memcpy(pages_digest(kv, dst_block), pages_digest(kv, src_block), kv->layout.digest_bytes);
+    for (uint32_t i = 0; i < kv->layout.n_layers; i++)
+        memcpy(pages_at(kv, page_number(kv, dst_block, i)),
+               pages_at(kv, page_number(kv, src_block, i)), kv->layout.page_bytes);
 }
 
 void cpu_kv_read(struct program *p, uint32_t block, void *dst)
 {
-    const struct kv_slabs *kv = &container_of(p, struct cpu_program, p)->kv;
-    memcpy(dst, kv_block(kv, block), kv->layout.block_bytes);
+    struct pages *kv = &container_of(p, struct cpu_program, p)->kv;
+    memcpy(dst, pages_digest(kv, block), kv->layout.digest_bytes);
+    for (uint32_t i = 0; i < kv->layout.n_layers; i++)
+        memcpy((uint8_t *)dst + kv_page_offset(&kv->layout, i),
+               pages_at(kv, page_number(kv, block, i)), kv->layout.page_bytes);
 }
 
 void cpu_kv_write(struct program *p, uint32_t block, const void *src)
 {
-    const struct kv_slabs *kv = &container_of(p, struct cpu_program, p)->kv;
-    memcpy(kv_block(kv, block), src, kv->layout.block_bytes);
+    struct pages *kv = &container_of(p, struct cpu_program, p)->kv;
+    memcpy(pages_digest(kv, block), src, kv->layout.digest_bytes);
+    for (uint32_t i = 0; i < kv->layout.n_layers; i++)
+        memcpy(pages_at(kv, page_number(kv, block, i)),
+               (const uint8_t *)src + kv_page_offset(&kv->layout, i), kv->layout.page_bytes);
+}
+
+void cpu_kv_backed(struct program *p, uint32_t block, bool backed)
+{
+    pages_set_backed(&container_of(p, struct cpu_program, p)->kv, block, backed);
+}
+
+void cpu_kv_write_digests(struct program *p, uint32_t block, const void *digests)
+{
+    struct pages *kv = &container_of(p, struct cpu_program, p)->kv;
+    pages_set_backed(kv, block, false);
+    memcpy(pages_digest(kv, block), digests, kv->layout.digest_bytes);
+    pages_set_backed(kv, block, true);
+}
+
+void cpu_kv_page_stats(const struct program *p, struct kv_page_stats *ret)
+{
+    pages_stats(&container_of(p, const struct cpu_program, p)->kv, ret);
 }
 
 enum vec_form kv_k_form(enum kv_type t)
@@ -178,20 +165,20 @@ static void read_k(const struct vec *vec, enum kv_type type, const uint8_t *slic
 }
 
 // The mean of the K rows as stored. Sums run over the tokens in order, whatever wrote them.
-static void write_digest(const struct cpu_program *g, uint8_t *block, uint32_t layer,
-                         uint32_t head)
+static void write_digest(const struct cpu_program *g, uint32_t block, uint32_t layer,
+                         uint32_t head, const uint8_t *k)
 {
     const struct kv_layout *l = &g->kv.layout;
     float mean[HEAD_DIM_MAX], x[TOKENS];
     for (uint32_t d = 0; d < l->head_dim; d++) {
-        read_k(g->cpu->vec, l->k_type, block + kv_k_offset(l, layer, head), l->head_dim, d, x);
+        read_k(g->cpu->vec, l->k_type, k, l->head_dim, d, x);
         mean[d] = 0.0f;
         for (uint32_t j = 0; j < TOKENS; j++)
             mean[d] += x[j];
         mean[d] /= TOKENS;
     }
-    g->cpu->vec->to_f16((uint16_t *)(void *)(block + kv_digest_offset(l, layer, head)), mean,
-                        l->head_dim);
+    uint8_t *digest = pages_digest(&g->kv, block) + kv_digest_offset(l, layer, head);
+    g->cpu->vec->to_f16((uint16_t *)(void *)digest, mean, l->head_dim);
 }
 
 void kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile *t,
@@ -200,9 +187,9 @@ void kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile
     const struct kv_layout *l = &g->kv.layout;
     const struct batch_seq *seq = &g->batch->seq[t->seq];
     const struct vec *vec = g->cpu->vec;
-    uint8_t *block = kv_block(&g->kv, seq->block[t->pos0 / TOKENS]);
-    uint8_t *k = block + kv_k_offset(l, op->layer, head);
-    uint8_t *v = block + kv_v_offset(l, op->layer, head);
+    uint32_t block = seq->block[t->pos0 / TOKENS];
+    uint8_t *page = pages_at(&g->kv, page_number(&g->kv, block, op->layer));
+    uint8_t *k = page + kv_k_offset(l, head), *v = page + kv_v_offset(l, head);
     uint32_t j0 = t->pos0 % TOKENS, at = head * l->head_dim;
     if (j0 == 0 && t->n_rows < TOKENS)
         memset(k, 0, l->head_bytes);
@@ -211,5 +198,5 @@ void kv_write_tile(struct cpu_program *g, const struct op *op, const struct tile
         write_v(vec, l->v_type, v, slot_row(g, op->src[1], t->row0 + i) + at, l->head_dim, j0 + i);
     }
     if (j0 + t->n_rows == TOKENS)
-        write_digest(g, block, op->layer, head);
+        write_digest(g, block, op->layer, head, k);
 }

@@ -263,6 +263,8 @@ static int load(struct cpu_program *g, struct err *err)
         r = attn_classes_init(g, err);
     if (!r)
         r = attn_scratch_init(g, err);
+    if (!r)
+        r = page_use_init(g, err);
     return r ? r : pack_mats(g, err);
 }
 
@@ -303,10 +305,11 @@ void cpu_unload(struct program *p)
         mem_unmap(mem[i]);
     rope_finish(&g->rope[0]);
     rope_finish(&g->rope[1]);
-    kv_finish(&g->kv);
+    pages_finish(&g->kv);
     attn_classes_finish(g);
     attn_scratch_finish(g);
-    void *heap[] = { g->op, g->phase, g->mat, g->row_pos, g->row_seq, g->kv_tile, g->attn_tile };
+    void *heap[] = { g->op, g->phase, g->mat, g->row_pos, g->row_seq, g->kv_tile, g->attn_tile,
+                     g->page_use };
     for (unsigned i = 0; i < ARRAY_LEN(heap); i++)
         free(heap[i]);
     free(g);

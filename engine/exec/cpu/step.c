@@ -35,7 +35,7 @@ static void cut_batch(struct cpu_program *g)
     for (uint32_t i = 0; i < b->n_seqs; i++) {
         const struct batch_seq *s = &b->seq[i];
         assert(s->row0 == row && s->n_rows > 0);
-        assert(!g->kv.slab || (uint64_t)s->n_blocks * KV_BLOCK_TOKENS >=
+        assert(!g->kv.n_blocks || (uint64_t)s->n_blocks * KV_BLOCK_TOKENS >=
                               (uint64_t)s->pos0 + s->n_rows);
         for (uint32_t k = 0; k < s->n_rows; k++, row++) {
             g->row_pos[row] = s->pos0 + k;
@@ -149,9 +149,12 @@ int cpu_submit(struct program *p, struct batch *b, struct err *err)
     g->batch = b;
     cut_batch(g);
     int r = attn_units_build(g, err);
+    if (r == 0)
+        r = page_use_begin(g, err);
     if (r)
         return r;
     pool_run(g->cpu->pool, run_step, g);
+    page_use_end(g);
     b->logits = g->logits.p;
     return 0;
 }

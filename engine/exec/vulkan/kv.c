@@ -133,8 +133,8 @@ static int move(struct vk_program *g, uint32_t dst, uint32_t src)
     const struct move_push push = {
         .page = kv->page.addr, .digest = kv->digest_at.addr, .staging = kv->staging.addr,
         .n_blocks = kv->n_blocks, .src = src, .dst = dst,
-        .page_words = (uint32_t)(vk_page_bytes(kv) / 16),
-        .digest_words = (uint32_t)(vk_digest_bytes(kv) / 16),
+        .page_words = (uint32_t)(kv->layout.page_bytes / 16),
+        .digest_words = (uint32_t)(kv->layout.digest_layer_bytes / 16),
     };
     uint32_t words = push.page_words + push.digest_words;
     const struct vk_groups n = {

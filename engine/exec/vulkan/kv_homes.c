@@ -52,7 +52,7 @@ static VkDeviceAddress slot_addr(const struct vk_kv *kv, uint32_t slot)
     bool on_device = slot < kv->place.n_device;
     const struct vk_slots *s = on_device ? &kv->device : &kv->host;
     uint32_t i = on_device ? slot : slot - kv->place.n_device;
-    return s->slab[i / s->per_slab].addr + (size_t)(i % s->per_slab) * vk_page_bytes(kv);
+    return s->slab[i / s->per_slab].addr + (size_t)(i % s->per_slab) * kv->layout.page_bytes;
 }
 
 static void write_page(struct vk_kv *kv, uint32_t page)
@@ -62,7 +62,7 @@ static void write_page(struct vk_kv *kv, uint32_t page)
 
 static int alloc_pages(struct vk *vk, struct vk_kv *kv, struct err *err)
 {
-    size_t page = vk_page_bytes(kv);
+    size_t page = kv->layout.page_bytes;
     uint64_t n_device = kv->limited ? kv->device_bytes_max / page : UINT32_MAX;
     uint32_t swaps = (uint32_t)CLAMP(SWAP_BYTES_MAX / page, (size_t)1, (size_t)SWAPS_MAX);
     int r = kv_place_init(&kv->place, kv->layout.n_layers, kv->n_blocks,
@@ -103,7 +103,8 @@ static int alloc_digests(struct vk *vk, struct vk_kv *kv, struct err *err)
         return err_set(err, -ENOMEM, "no memory for %u layers", n);
     int r = vk_alloc(vk, VK_HOME_UPLOAD, n * sizeof(uint64_t), &kv->digest_at, err);
     for (uint32_t i = 0; r == 0 && i < n; i++) {
-        r = vk_alloc(vk, VK_HOME_DEVICE, kv->n_blocks * vk_digest_bytes(kv), &kv->digest[i], err);
+        r = vk_alloc(vk, VK_HOME_DEVICE, kv->n_blocks * kv->layout.digest_layer_bytes,
+                     &kv->digest[i], err);
         if (r == 0)
             ((uint64_t *)kv->digest_at.map)[i] = kv->digest[i].addr;
     }
@@ -181,7 +182,7 @@ void vulkan_kv_homes(const struct program *p, struct kv_homes *ret)
     const struct vk_kv *kv = &container_of(p, const struct vk_program, p)->kv;
     const struct kv_place *place = &kv->place;
     *ret = (struct kv_homes){
-        .page_bytes = vk_page_bytes(kv),
+        .page_bytes = kv->layout.page_bytes,
         .device_pages = place->n_device, .host_pages = place->n_pages - place->n_device,
         .device_reads = place->reads_device, .host_reads = place->reads_host,
         .moved_in = place->moved_in, .moved_out = place->moved_out,
@@ -230,7 +231,7 @@ static void record_copies(struct vk_kv *kv, const char *label, const struct kv_s
     struct page_copy *to = (struct page_copy *)kv->copies.map + first;
     const struct swap_push push = {
         .copy = kv->copies.addr + first * sizeof(*to),
-        .page_words = (uint32_t)(vk_page_bytes(kv) / 16),
+        .page_words = (uint32_t)(kv->layout.page_bytes / 16),
     };
     const struct vk_use uses[] = { vk_reads(&kv->copies), vk_writes(&kv->page) };
     for (uint32_t i = 0; i < n; i++)

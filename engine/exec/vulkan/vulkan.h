@@ -14,7 +14,7 @@
 #include "engine/exec/vulkan/kv_place.h"
 #include "engine/exec/vulkan/vk.h"
 
-#define VULKAN_LAYOUT_VERSION 2         // of the order of elements in K and V slices (kv.c)
+#define VULKAN_LAYOUT_VERSION 3         // of the order of elements in K and V slices (kv.c)
 
 // Rules of plan_fuse.h whose results all kernels here understand.
 #define VULKAN_FUSE_RULES FUSE_ALL
@@ -134,16 +134,6 @@ struct vk_kv {
                                         // read this page; device, and its copy after the step
     struct vk_mem    copies;            // (2 * swaps_max) struct page_copy, upload
 };
-
-static inline size_t vk_page_bytes(const struct vk_kv *kv)
-{
-    return kv->layout.n_kv_heads * kv->layout.head_bytes;
-}
-
-static inline size_t vk_digest_bytes(const struct vk_kv *kv)
-{
-    return kv->layout.n_kv_heads * kv->layout.digest_head_bytes;
-}
 
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
 struct vk_top;                          // top.c: rows that stay, what is picked out of them
