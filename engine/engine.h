@@ -33,7 +33,8 @@ struct engine_params {
     const char *kv_k, *kv_v;        // "f16", "q8_0" ("f32"); NULL: f16, or f32 when exact
     uint32_t    ctx_tokens;         // of one sequence; 0: what the model was trained with
     uint32_t    kv_blocks;          // of the block pool; 0: as many as kv_memory_bytes holds
-    uint64_t    kv_memory_bytes;    // of the block pool; 0: four full sequences within a quarter of
+    uint64_t    kv_memory_bytes;    // of the block pool, or with a kv_store of the pages that are in
+                                    // memory, if the executor can fetch others from there; 0: four full sequences within a quarter of
                                     // this machine's memory, at least one sequence; on a device
                                     // with memory of its own, what seqs_max full ones need, or
                                     // what there is: of that memory, or within kv_device_bytes and
@@ -100,6 +101,15 @@ struct engine_store {               // the block store; counters since engine_op
     uint64_t disk_errors;           // of reads, writes, syncs and commits; damaged blocks
 };
 
+struct engine_paging {              // of KV pages to the block store; counters since engine_open()
+    bool     on;
+    uint64_t dirty_blocks;          // in memory only, until the store has them
+    struct kv_page_stats pages;
+    uint64_t fetched_pages, fetched_bytes;  // from the store
+    uint64_t lost_pages, lost_blocks;       // could not be fetched; so were computed again
+    uint64_t missed;                // steps that were void for a sequence, whose pages were late
+};
+
 struct engine_stats {               // a consistent snapshot
     uint32_t running, waiting, kv_blocks_used, kv_blocks_cached;
     uint64_t requests_stop, requests_length, requests_cancelled, requests_error, requests_rejected;
@@ -108,6 +118,7 @@ struct engine_stats {               // a consistent snapshot
     uint64_t blocks_read, blocks_held;
     struct kv_homes kv;
     struct engine_store store;
+    struct engine_paging paging;
     uint64_t nonfinite;             // requests that failed because a logit was no finite number
     uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
     bool     failed;                // the executor is lost: nothing more will run
@@ -171,6 +182,8 @@ struct usage {
     uint32_t prompt_tokens, cached_tokens, generated_tokens;
     uint64_t blocks_read, blocks_held;
     uint64_t queued_ns, prefill_ns, decode_ns;  // waiting, until the first token, after it
+    uint64_t page_faults, page_bytes, page_wait_ns; // KV pages that were not in memory when rows
+                                    // came for them, and how long these waited for them
 };
 
 enum delta_kind { DELTA_TEXT, DELTA_PROMPT, DELTA_DONE };

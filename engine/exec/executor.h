@@ -58,6 +58,7 @@ struct batch_seq {                      // rows of one sequence, at consecutive 
 
     // Out, with paging:
     uint32_t        faults;             // pages that its rows waited for, or did not get
+    uint64_t        wait_ns;            // how long, about
     bool            missed;             // what the step did for it is void: run it again
     // A block of its table that can be had no more, and so missed; KV_BLOCK_LOST_NONE: all can.
     uint32_t        lost;               // index in `block`
@@ -144,7 +145,8 @@ struct executor_ops {
     // The block pool: allocates n_blocks blocks and fills in the layout. Once per program.
     int  (*kv_alloc)(struct program *g, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
     void (*kv_copy)(struct program *g, uint32_t dst_block, uint32_t src_block);
-    // A whole block to or from host memory (layout.block_bytes).
+    // A whole block to or from host memory (layout.block_bytes). With paging: one that is not
+    // backed; what is written then takes memory as if a step wrote it.
     void (*kv_read)(struct program *g, uint32_t block, void *dst);
     void (*kv_write)(struct program *g, uint32_t block, const void *src);
     // NULL: all pages lie in one place.

@@ -9,3 +9,15 @@ struct kv_homes {                       // all 0 where there is but one memory
                                         // while some are the host's
     uint64_t moved_in, moved_out;       // pages copied to the device, to the host
 };
+
+struct kv_page_stats {                  // of paging (paging.h), since the start
+    uint64_t memory_pages;              // most pages in memory
+    uint64_t resident_pages;            // now
+    uint64_t hits;                      // pages that steps read where they lay, each about once a
+                                        // step
+    uint64_t faults;                    // pages that rows had to wait for or did not get
+    uint64_t prefetches;                // pages fetched before a row came for them
+    uint64_t evictions;
+    uint64_t missed;                    // sequences, each once a step
+    uint64_t wait_ns;                   // of all threads
+};

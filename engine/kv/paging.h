@@ -13,6 +13,7 @@
 #pragma once
 #include <stdbool.h>
 #include <stdint.h>
+#include "engine/kv/homes.h"
 
 struct kv_disk {                        // the engine's
     // Starts to fetch the page of a backed block; false: too much is under way, so poll first. It
@@ -28,16 +29,4 @@ struct kv_disk {                        // the engine's
     // call; NULL: it cannot be had, now and later.
     void (*arrived)(void *ctx, uint32_t block, uint32_t layer, const void *page);
     void  *arrived_ctx;
-};
-
-struct kv_page_stats {                  // since the start
-    uint64_t memory_pages;              // most pages in memory
-    uint64_t resident_pages;            // now
-    uint64_t hits;                      // pages that steps read where they lay, each about once a
-                                        // step
-    uint64_t faults;                    // pages that rows had to wait for or did not get
-    uint64_t prefetches;                // pages fetched before a row came for them
-    uint64_t evictions;
-    uint64_t missed;                    // sequences, each once a step
-    uint64_t wait_ns;                   // of all threads
 };

@@ -25,6 +25,8 @@ struct kv_pool {
     struct kv_list   free;
     struct kv_list   cached;        // first: released longest ago
     uint64_t         changes;
+    void           (*gone)(void *ctx, uint32_t block, const struct hash *key, bool used);
+    void            *gone_ctx;
 };
 
 // ---- lists and chains ----
@@ -79,6 +81,14 @@ static void unkey(struct kv_pool *p, uint32_t b)
         at = &p->block[*at].chain;
     *at = k->chain;
     k->keyed = false;
+    if (p->gone)
+        p->gone(p->gone_ctx, b, &k->key, k->refs > 0);
+}
+
+static void set_free(struct kv_pool *p, uint32_t b)
+{
+    p->block[b].state = KV_FREE;
+    list_push(p, &p->free, b);
 }
 
 static struct kv_block *held(struct kv_pool *p, uint32_t b)
@@ -163,8 +173,9 @@ void kv_pool_unref(struct kv_pool *p, uint32_t b)
     if (k->keyed) {
         list_push(p, &p->cached, b);
     } else {
-        k->state = KV_FREE;
-        list_push(p, &p->free, b);
+        set_free(p, b);
+        if (p->gone)
+            p->gone(p->gone_ctx, b, NULL, false);
     }
 }
 
@@ -213,8 +224,24 @@ void kv_pool_forget(struct kv_pool *p, uint32_t b)
     if (k->refs > 0)
         return;
     list_remove(p, &p->cached, b);
-    k->state = KV_FREE;
-    list_push(p, &p->free, b);
+    set_free(p, b);
+}
+
+bool kv_pool_evict(struct kv_pool *p)
+{
+    uint32_t b = p->cached.first;
+    if (b == KV_BLOCK_NONE)
+        return false;
+    kv_pool_forget(p, b);
+    return true;
+}
+
+void kv_pool_watch(struct kv_pool *p,
+                   void (*gone)(void *ctx, uint32_t block, const struct hash *key, bool used),
+                   void *ctx)
+{
+    p->gone = gone;
+    p->gone_ctx = ctx;
 }
 
 uint32_t kv_pool_find(struct kv_pool *p, const struct hash *key, const int32_t *token)
@@ -237,6 +264,17 @@ bool kv_pool_has(const struct kv_pool *p, uint32_t b, const struct hash *key)
 {
     assert(b < p->n_blocks);
     return p->block[b].keyed && hash_equal(&p->block[b].key, key);
+}
+
+const struct hash *kv_pool_key(const struct kv_pool *p, uint32_t b)
+{
+    assert(b < p->n_blocks);
+    return p->block[b].keyed ? &p->block[b].key : NULL;
+}
+
+bool kv_pool_knows(const struct kv_pool *p, const struct hash *key)
+{
+    return lookup(p, key) != KV_BLOCK_NONE;
 }
 
 uint32_t kv_pool_n_blocks(const struct kv_pool *p) { return p->n_blocks; }

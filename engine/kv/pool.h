@@ -44,6 +44,18 @@ uint32_t kv_pool_find(struct kv_pool *p, const struct hash *key, const int32_t *
 // Whether the block can be found by this key: then it holds what belongs to it.
 bool kv_pool_has(const struct kv_pool *p, uint32_t block, const struct hash *key);
 
+// The key of a block that can be found; NULL: it has none.
+const struct hash *kv_pool_key(const struct kv_pool *p, uint32_t block);
+// Some block can be found by this key.
+bool kv_pool_knows(const struct kv_pool *p, const struct hash *key);
+// The cached block that was released longest ago becomes a free one. False: nothing is cached.
+bool kv_pool_evict(struct kv_pool *p);
+// gone() is told whenever a block ceases to have its key (NULL: it had none, and is free now), and
+// whether somebody still uses what it holds.
+void kv_pool_watch(struct kv_pool *p,
+                   void (*gone)(void *ctx, uint32_t block, const struct hash *key, bool used),
+                   void *ctx);
+
 uint32_t kv_pool_n_blocks(const struct kv_pool *p);
 uint32_t kv_pool_n_used(const struct kv_pool *p);       // referenced
 uint32_t kv_pool_n_cached(const struct kv_pool *p);     // unreferenced, can still be found

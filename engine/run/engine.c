@@ -7,6 +7,7 @@
 #include "engine/exec/mem.h"
 #include "engine/exec/split.h"
 #include "engine/model/content.h"
+#include "engine/run/paged.h"
 #include "engine/run/stored.h"
 #include "base/clock.h"
 
@@ -192,6 +193,19 @@ static int no_room(const struct engine *e, const struct engine_params *p, struct
                    "--gpu-layers leave more to the CPU", e->x->ops->name, block);
 }
 
+// With a store, n blocks are what memory has room for, and the pool gets what the store has.
+static int open_paging(struct engine *e, const struct engine_params *p, uint64_t *n,
+                       struct err *err)
+{
+    if (!e->x->ops->kv_page || !stored_wanted(p))
+        return 0;
+    uint64_t bytes = p->kv_memory_bytes ? p->kv_memory_bytes : *n * e->layout.block_bytes;
+    int r = paged_create(&e->paged, e, bytes, err);
+    if (r == 0 && !p->kv_blocks)
+        *n = paged_blocks(e->paged, stored_capacity(p));
+    return r;
+}
+
 // How many blocks the pool gets, and how long a sequence may become.
 static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *n_blocks,
                      struct err *err)
@@ -205,7 +219,10 @@ static int size_pool(struct engine *e, const struct engine_params *p, uint32_t *
         n = usual_blocks(e, p, per_seq);
     if (n == 0)
         return no_room(e, p, err);
-    n = MIN(n, UINT32_MAX / 4);
+    int r = open_paging(e, p, &n, err);
+    if (r < 0)
+        return r;
+    n = MIN(n, UINT32_MAX / 4 / e->layout.n_layers);
     if (!p->ctx_tokens)
         ctx = MIN(ctx, n * KV_BLOCK_TOKENS);
     e->info.ctx_tokens = (uint32_t)ctx;
@@ -238,7 +255,7 @@ static int name_blocks(struct engine *e, const struct engine_params *p, struct e
     hash_add(&s, line, strlen(line));
     hash_end(&s, &e->kv_executor);
     e->kv_model = e->info.fingerprint;
-    if (!p->kv_store && !p->kv_store_sim)
+    if (!stored_wanted(p))
         return 0;
     return model_content(e->model, p->threads, p->progress, p->progress_ctx, &e->kv_model, err);
 }
@@ -246,13 +263,17 @@ static int name_blocks(struct engine *e, const struct engine_params *p, struct e
 static int open_stored(struct engine *e, const struct engine_params *p, struct err *err)
 {
     int r = name_blocks(e, p, err);
-    if (r < 0 || (!p->kv_store && !p->kv_store_sim))
+    if (r < 0 || !stored_wanted(p))
         return r;
     if (!e->prefix_cache)
         return err_set(err, -EINVAL, "a block store without a prefix cache is of no use");
     r = stored_open(&e->stored, e, p, err);
     e->limits.is_stored = stored_has;
     e->limits.is_stored_ctx = e->stored;
+    if (e->paged) {
+        e->limits.room = paged_room;
+        e->limits.room_ctx = e->paged;
+    }
     return r;
 }
 
@@ -311,6 +332,7 @@ static void engine_free(struct engine *e)
     stored_close(e->stored);
     sched_destroy(e->sched);
     kv_pool_destroy(e->pool);
+    paged_destroy(e->paged);
     if (e->prog)
         e->x->ops->unload(e->prog);
     if (e->x)

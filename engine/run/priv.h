@@ -11,10 +11,12 @@
 #include "engine/run/stream.h"
 #include "engine/text/utf8.h"
 
+struct paged;
 struct stored;
 
 struct load {                           // of blocks from the store, while the sequence is LOADING
     bool     active;
+    bool     by_index;                  // only digests
     uint32_t n_preempted;               // of the sequence when it began: not the same load later
     uint32_t next;                      // block to be read
     uint64_t start_ns, until_ns;        // until then
@@ -68,6 +70,7 @@ struct engine {
     struct kv_pool       *pool;
     struct sched         *sched;
     struct stored        *stored;       // NULL: none
+    struct paged         *paged;        // NULL: all pages of the pool are in memory
     struct job           *jobs;         // all that it has
     bool                  starved;      // the last step was empty: all wait for the store
     uint64_t              n_prompt, n_cached, n_generated;  // tokens, for stats

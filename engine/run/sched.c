@@ -86,9 +86,15 @@ static void preempt(struct sched *s, struct sequence *q)
     kv_table_clear(&q->table, s->pool);
     q->n_computed = 0;
     q->n_preempted++;
+    q->held = false;
     s->preemptions++;
     seq_move(q, SEQ_WAITING);
     sched_enqueue(s, q);
+}
+
+void sched_restart(struct sched *s, struct sequence *q)
+{
+    preempt(s, q);
 }
 
 void sched_remove(struct sched *s, struct sequence *q)
@@ -220,13 +226,23 @@ static void make_room(struct sched *s)
 
 // ---- the step ----
 
+// Blocks that the next n rows of q begin.
+static uint32_t begun_blocks(const struct sequence *q, uint32_t n)
+{
+    return n_blocks_for(q->n_computed + n) - n_blocks_for(q->n_computed);
+}
+
 static void add_item(struct sched *s, struct sequence *q, uint32_t n_rows)
 {
     struct sched_step *t = &s->step;
+    assert(begun_blocks(q, n_rows) <= s->room);
+    s->room -= begun_blocks(q, n_rows);
     uint32_t n_out = seq_n_outputs(q, q->n_computed, q->n_computed + n_rows);
     assert(n_rows > 0 && n_rows <= seq_pending(q));
     assert(t->n_items < s->p.seqs_max);
-    struct sched_item it = {q, n_rows, n_out, q->n_computed >= q->n_prompt};
+    struct sched_item it = {
+        .seq = q, .n_rows = n_rows, .n_out = n_out, .decode = q->n_computed >= q->n_prompt,
+    };
     assert(it.decode || q->n_computed + n_rows <= q->n_prompt);
     uint32_t at = t->n_items++;
     for (; it.decode && at > 0 && !t->item[at - 1].decode; at--)
@@ -255,10 +271,14 @@ static void grow_decodes(struct sched *s)
 static void add_decodes(struct sched *s)
 {
     for (uint32_t i = 0; i < s->n_running; i++) {
-        if (s->running[i]->state != SEQ_DECODE)
+        struct sequence *q = s->running[i];
+        if (q->state != SEQ_DECODE)
             continue;
-        assert(seq_pending(s->running[i]) == 1);
-        add_item(s, s->running[i], 1);
+        assert(seq_pending(q) == 1);
+        if (q->held || begun_blocks(q, 1) > s->room)
+            s->withheld = true;
+        else
+            add_item(s, q, 1);
     }
     s->n_decodes = s->step.n_items;
 }
@@ -294,6 +314,9 @@ static uint32_t chunk_rows(const struct sched *s, const struct sequence *q)
     uint32_t alike = alike_rows(q), n = MIN(rows_left(s, q->n_computed), alike);
     if (q->out_from < q->out_to)
         n = MIN(n, s->p.outputs_max - s->step.n_out);
+    uint64_t room = (uint64_t)s->room * KV_BLOCK_TOKENS +
+                    (n_blocks_for(q->n_computed) * KV_BLOCK_TOKENS - q->n_computed);
+    n = (uint32_t)MIN(n, room);
     if (n < alike && n >= 2 * KV_BLOCK_TOKENS)
         n -= (q->n_computed + n) % KV_BLOCK_TOKENS;
     return n;
@@ -303,7 +326,8 @@ static struct sequence *oldest_prefill(const struct sched *s, const struct sched
 {
     for (uint32_t i = 0; i < s->n_running; i++) {
         struct sequence *q = s->running[i];
-        if (&s->client[q->client_slot] == c && q->state == SEQ_PREFILL && q->planned != s->step_no)
+        if (&s->client[q->client_slot] == c && q->state == SEQ_PREFILL &&
+            q->planned != s->step_no && !q->held)
             return q;
     }
     return NULL;
@@ -338,18 +362,20 @@ static void add_prefills(struct sched *s)
     while (rows_left(s, 0) > 0) {
         struct sequence *q = next_prefill(s);
         uint32_t n = q ? chunk_rows(s, q) : 0;
+        s->withheld |= q && n == 0;
         if (n == 0)
             return;
         add_item(s, q, n);
     }
 }
 
-static bool is_loading(const struct sched *s)
+// Somebody runs who cannot be in a step now.
+static bool is_anyone_late(const struct sched *s)
 {
     for (uint32_t i = 0; i < s->n_running; i++)
-        if (s->running[i]->state == SEQ_LOADING)
+        if (s->running[i]->state == SEQ_LOADING || s->running[i]->held)
             return true;
-    return false;
+    return s->withheld;
 }
 
 const struct sched_step *sched_plan(struct sched *s)
@@ -357,11 +383,13 @@ const struct sched_step *sched_plan(struct sched *s)
     struct sched_item *item = s->step.item;
     s->step = (struct sched_step){.item = item};
     s->step_no++;
+    s->room = s->p.room ? s->p.room(s->p.room_ctx) : UINT32_MAX;
+    s->withheld = false;
     make_room(s);
     grow_decodes(s);
     add_decodes(s);
     add_prefills(s);
-    assert(s->step.n_items > 0 || s->n_running + s->n_waiting == 0 || is_loading(s));
+    assert(s->step.n_items > 0 || s->n_running + s->n_waiting == 0 || is_anyone_late(s));
     return &s->step;
 }
 
@@ -383,6 +411,8 @@ void sched_commit(struct sched *s)
     for (uint32_t i = 0; i < s->step.n_items; i++) {
         struct sequence *q = s->step.item[i].seq;
         uint32_t from = q->n_computed;
+        if (s->step.item[i].missed)
+            continue;
         q->n_computed += s->step.item[i].n_rows;
         publish(s, q, from);
         if (q->state == SEQ_PREFILL && seq_pending(q) == 0)

@@ -33,12 +33,16 @@ struct sched_params {
     // Whether the block with this key can be loaded; no I/O. NULL: there is no store.
     bool   (*is_stored)(void *ctx, const struct hash *key);
     void    *is_stored_ctx;
+    // Blocks that a step may begin to fill. NULL: any number.
+    uint32_t (*room)(void *ctx);
+    void    *room_ctx;
 };
 
 struct sched_item {                 // rows [n_computed, n_computed + n_rows) of a sequence
     struct sequence *seq;
     uint32_t         n_rows, n_out;
     bool             decode;        // of generated tokens, computed again perhaps; else of prompts
+    bool             missed;        // set before sched_commit(): the step was void for it
 };
 
 struct sched_step {
@@ -60,11 +64,13 @@ void sched_add(struct sched *s, struct sequence *q);
 // It leaves, whatever its state: its blocks are given back and it is DONE. Not between sched_plan
 // and sched_commit of a step that has it, unless that step is given up.
 void sched_remove(struct sched *s, struct sequence *q);
+// A block that the running sequence has is lost: it gives up all, and waits to be computed again.
+void sched_restart(struct sched *s, struct sequence *q);
 // Nothing of what it computed or used is found in the cache again.
 void sched_forget(struct sched *s, struct sequence *q);
 
 // The next step; valid until the next call. Empty (n_items 0) only when nothing is waiting or
-// running, or what runs is LOADING.
+// running, or what runs is LOADING, held, or wants a block that there is no room for.
 const struct sched_step *sched_plan(struct sched *s);
 // The planned step ran: its rows are computed, its full blocks can be found, and sequences without
 // pending rows DECODE. The caller then pushes a token to each of those or removes it.

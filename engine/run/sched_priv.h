@@ -23,6 +23,8 @@ struct sched {
     struct sched_step    step;
     uint32_t             n_decodes; // leading items of the step
     bool                 closed;    // no admission any more in this step
+    uint32_t             room;      // blocks that it may still begin
+    bool                 withheld;  // somebody is not in it who could be: held, or no room
 };
 
 enum sched_next_flags { SCHED_IDLE_ONLY = 1 };  // only clients of whom nothing runs

@@ -96,7 +96,8 @@ static bool has_prefill(const struct sched *s, const struct sched_client *c)
 {
     for (uint32_t i = 0; i < s->n_running; i++) {
         const struct sequence *q = s->running[i];
-        if (&s->client[q->client_slot] == c && q->state == SEQ_PREFILL && q->planned != s->step_no)
+        if (&s->client[q->client_slot] == c && q->state == SEQ_PREFILL &&
+            q->planned != s->step_no && !q->held)
             return true;
     }
     return false;

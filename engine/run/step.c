@@ -5,6 +5,7 @@
 #include <string.h>
 #include <poll.h>
 #include <unistd.h>
+#include "engine/run/paged.h"
 #include "engine/run/stored.h"
 #include "base/clock.h"
 
@@ -54,6 +55,7 @@ static void stats_refresh_locked(struct engine *e)
     if (e->x->ops->kv_homes)
         e->x->ops->kv_homes(e->prog, &e->stats.kv);
     stored_stats(e->stored, &e->stats.store);
+    paged_stats(e->paged, &e->stats.paging);
 }
 
 static void count_end(struct engine *e, const struct job *j, enum finish_reason reason)
@@ -159,6 +161,15 @@ static void mark_failed(struct engine *e, const struct err *err)
     pthread_mutex_unlock(&e->lock);
 }
 
+static void mark_written(struct engine *e)
+{
+    for (uint32_t i = 0; e->paged && i < e->batch.n_seqs; i++) {
+        const struct batch_seq *s = &e->batch_seq[i];
+        for (uint32_t b = s->pos0 / KV_BLOCK_TOKENS; b < s->n_blocks; b++)
+            paged_write(e->paged, s->block[b]);
+    }
+}
+
 int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_t n_out,
                      struct err *err)
 {
@@ -168,6 +179,7 @@ int engine_run_batch(struct engine *e, uint32_t n_rows, uint32_t n_seqs, uint32_
     e->batch.n_out = n_out;
     e->batch.logits = NULL;
     e->batch.top = NULL;
+    mark_written(e);
     int r = ops->submit(e->prog, &e->batch, err);
     if (r == 0)
         r = ops->wait(e->prog, STEP_TIMEOUT_NS, err);
@@ -206,6 +218,7 @@ static int run_planned(struct engine *e, const struct sched_step *t, struct err 
         batch_add(e, &t->item[i], &n_rows, &n_out);
     }
     assert(n_rows == t->n_rows && n_out == t->n_out);
+    e->batch.stall_ns = paged_stall_ns(e->paged, t);
     int r = engine_run_batch(e, n_rows, t->n_items, n_out, err);
     e->batch.want = NULL;               // whoever else runs a batch takes whole rows
     return r;
@@ -216,12 +229,15 @@ static void take_outputs(struct engine *e, const struct sched_step *t)
     uint32_t out0 = 0;
     for (uint32_t i = 0; i < t->n_items; i++) {
         const struct sched_item *it = &t->item[i];
+        uint32_t out = out0;
+        out0 += it->n_out;
+        if (it->missed)
+            continue;
         struct job *j = job_of(it->seq);
         j->usage.blocks_read += e->batch_seq[i].blocks_read;
         j->usage.blocks_held += e->batch_seq[i].blocks_held;
         if (it->n_out > 0)
-            job_outputs(e, j, it, e->batch_seq[i].pos0, out0);
-        out0 += it->n_out;
+            job_outputs(e, j, it, e->batch_seq[i].pos0, out);
     }
 }
 
@@ -254,6 +270,8 @@ static void note_blocks(struct engine *e, const struct sched_step *t)
 {
     for (uint32_t i = 0; i < t->n_items; i++) {
         const struct sequence *q = t->item[i].seq;
+        if (t->item[i].missed)
+            continue;
         uint32_t from = q->n_computed - t->item[i].n_rows;
         stored_note(e->stored, q, from / KV_BLOCK_TOKENS, q->n_computed / KV_BLOCK_TOKENS);
     }
@@ -276,12 +294,14 @@ static void run_step(struct engine *e)
         end_all(e, FINISH_ERROR, &err);
         return;
     }
+    bool waited = paged_step_end(e->paged, t);
     sched_commit(e->sched);
     note_blocks(e, t);
     count_step(e, t);               // before the readers of its tokens can ask
     take_outputs(e, t);
     uint64_t end_ns = clock_now_ns();       // sampling is part of what a step costs
-    sched_learn(e->sched, end_ns - start_ns);
+    if (!waited)
+        sched_learn(e->sched, end_ns - start_ns);
     count_time(e, start_ns, end_ns);
 }
 

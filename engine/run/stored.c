@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include "engine/run/paged.h"
 #include "engine/run/stored.h"
 #include "kvstore/kvstore.h"
 #include "base/clock.h"
@@ -24,6 +25,7 @@ struct transfer {
     struct stored      *stored;
     struct job         *job;            // READING, READ: who wants it; NULL: nobody any more
     uint32_t            index;          // of the block in that sequence
+    uint32_t            block;          // WRITING: of the pool
 };
 
 struct noted { struct hash key; uint32_t block; };
@@ -33,7 +35,7 @@ struct stored {
     struct kv_store     *store;
     struct transfer     *transfer;      // (n_transfers), each with a buffer for life
     uint32_t             n_transfers, n_writing;
-    uint32_t             io_bytes;      // of a block, in whole units
+    uint32_t             io_bytes, digest_bytes;    // of a block, of its digests, in whole units
     struct noted        *noted;         // (queue_max) ring
     uint32_t             queue_max, noted_first, n_noted;
     bool                 is_sim;
@@ -47,6 +49,13 @@ static uint32_t count_buffers(uint32_t io_bytes)
     return (uint32_t)CLAMP(BUFFERS_BYTES / io_bytes, BUFFERS_MIN, BUFFERS_MAX);
 }
 
+bool stored_wanted(const struct engine_params *p) { return p->kv_store || p->kv_store_sim; }
+
+uint64_t stored_capacity(const struct engine_params *p)
+{
+    return p->kv_store_bytes ? p->kv_store_bytes : CAPACITY_DEFAULT;
+}
+
 static int open_store(struct stored *s, const struct engine_params *p, struct err *err)
 {
     size_t bytes = s->e->layout.block_bytes;
@@ -54,12 +63,18 @@ static int open_store(struct stored *s, const struct engine_params *p, struct er
         return err_set(err, -EINVAL, "a KV block has %zu bytes, the store takes at most %u", bytes,
                        KV_BLOCK_BYTES_MAX);
     s->io_bytes = (uint32_t)ALIGN_UP(bytes, KV_UNIT_BYTES);
+    s->digest_bytes = (uint32_t)ALIGN_UP(s->e->layout.digest_bytes, KV_UNIT_BYTES);
     s->n_transfers = count_buffers(s->io_bytes);
     struct kv_store_params kp = {
         .path = p->kv_store, .sim = p->kv_store_sim, .block_bytes_max = s->io_bytes,
-        .capacity_bytes = p->kv_store_bytes ? p->kv_store_bytes : CAPACITY_DEFAULT,
+        .capacity_bytes = stored_capacity(p),
         .write_bytes_per_day = p->kv_store_bytes_per_day, .buffers = s->n_transfers,
     };
+    if (s->e->paged) {
+        kp.memory = paged_buffers(s->e->paged, &kp.memory_bytes);
+        kp.sums_bytes_max = (uint64_t)s->e->info.kv_blocks * (s->io_bytes / KV_UNIT_BYTES + 1) *
+                            sizeof(uint64_t);
+    }
     int r = kv_store_open(&s->store, &kp, err);
     if (r < 0)
         err_prefix(err, "kv-store %s", p->kv_store ? p->kv_store : "(simulated)");
@@ -95,6 +110,10 @@ int stored_open(struct stored **ret, struct engine *e, const struct engine_param
         goto fail;
     }
     make_transfers(s);
+    if (e->paged)
+        r = paged_start(e->paged, s->store, err);
+    if (r < 0)
+        goto fail;
     *ret = s;
     return 0;
 
@@ -135,18 +154,21 @@ static void write_done(struct kv_io *io)
     struct engine_store *c = &t->stored->count;
     t->state = IDLE;
     t->stored->n_writing--;
+    if (io->result == 0)
+        paged_stored(t->stored->e->paged, t->block, &io->key);
     c->written_blocks += io->result == 0;
     c->written_bytes += io->result == 0 ? io->bytes : 0;
     c->write_failures += io->result < 0;
 }
 
-static void submit(struct transfer *t, enum kv_io_kind kind, const struct hash *key)
+static void submit(struct transfer *t, enum kv_io_kind kind, const struct hash *key,
+                   uint32_t bytes)
 {
     bool reads = kind == KV_IO_GET;
     t->state = reads ? READING : WRITING;
     t->io = (struct kv_io){
         .kind = kind, .priority = reads ? KV_RESTORE : KV_WRITE_BEHIND, .key = *key,
-        .buf = t->io.buf, .bytes = t->stored->io_bytes, .done = reads ? read_done : write_done,
+        .buf = t->io.buf, .bytes = bytes, .done = reads ? read_done : write_done,
     };
     kv_store_submit(t->stored->store, &t->io);
 }
@@ -160,21 +182,26 @@ bool stored_has(void *stored, const struct hash *key)
     return kv_store_has(s->store, key, &bytes) && bytes == s->io_bytes;
 }
 
+static void note(struct stored *s, const struct hash *key, uint32_t block)
+{
+    if (kv_store_has(s->store, key, NULL)) {
+        kv_store_touch(s->store, key);
+        paged_stored(s->e->paged, block, key);
+    } else if (s->n_noted == s->queue_max) {
+        s->count.write_drops++;
+    } else {
+        uint32_t at = (s->noted_first + s->n_noted++) % s->queue_max;
+        s->noted[at] = (struct noted){*key, block};
+    }
+}
+
 void stored_note(struct stored *s, const struct sequence *q, uint32_t first, uint32_t end)
 {
     if (!s || !q->reuse)
         return;
     assert(end <= q->n_keys && end <= q->table.n_blocks);
-    for (uint32_t i = first; i < end; i++) {
-        if (kv_store_has(s->store, &q->key[i], NULL)) {
-            kv_store_touch(s->store, &q->key[i]);
-        } else if (s->n_noted == s->queue_max) {
-            s->count.write_drops++;
-        } else {
-            uint32_t at = (s->noted_first + s->n_noted++) % s->queue_max;
-            s->noted[at] = (struct noted){q->key[i], q->table.block[i]};
-        }
-    }
+    for (uint32_t i = first; i < end; i++)
+        note(s, &q->key[i], q->table.block[i]);
 }
 
 static struct noted take_noted(struct stored *s)
@@ -204,15 +231,18 @@ static void write_behind(struct stored *s)
     struct transfer *t;
     while (can_write(s) && (t = find_idle(s)) != NULL) {
         struct noted n = take_noted(s);
-        if (kv_store_has(s->store, &n.key, NULL))
+        if (kv_store_has(s->store, &n.key, NULL)) {
+            paged_stored(s->e->paged, n.block, &n.key);
             continue;
+        }
         if (!kv_pool_has(s->e->pool, n.block, &n.key)) {
             s->count.write_drops++;
             continue;
         }
         copy_block(s, n.block, t->io.buf);
+        t->block = n.block;
         s->n_writing++;
-        submit(t, KV_IO_PUT, &n.key);
+        submit(t, KV_IO_PUT, &n.key, s->io_bytes);
     }
 }
 
@@ -220,16 +250,27 @@ static void delete_done(struct kv_io *io) { free(io); }
 
 // Without memory a block stays that may be wrong, until it is evicted; then so does the request's
 // error, which says why.
+static void delete(struct stored *s, const struct hash *key)
+{
+    struct kv_io *io = kv_store_has(s->store, key, NULL) ? malloc(sizeof *io) : NULL;
+    if (!io)
+        return;
+    *io = (struct kv_io){.kind = KV_IO_DELETE, .key = *key, .done = delete_done};
+    kv_store_submit(s->store, io);
+}
+
 void stored_forget(struct stored *s, const struct sequence *q)
 {
     uint32_t n = MIN(q->n_keys, q->n_computed / KV_BLOCK_TOKENS);
-    for (uint32_t i = 0; s && i < n; i++) {
-        struct kv_io *io = kv_store_has(s->store, &q->key[i], NULL) ? malloc(sizeof *io) : NULL;
-        if (!io)
-            continue;
-        *io = (struct kv_io){.kind = KV_IO_DELETE, .key = q->key[i], .done = delete_done};
-        kv_store_submit(s->store, io);
-    }
+    for (uint32_t i = 0; s && i < n; i++)
+        delete(s, &q->key[i]);
+}
+
+void stored_drop(struct stored *s, uint32_t block)
+{
+    const struct hash *key = kv_pool_key(s->e->pool, block);
+    if (key)
+        delete(s, key);
 }
 
 // ---- restore ----
@@ -260,6 +301,7 @@ static void begin(struct stored *s, struct job *j)
                                            j->seq.n_stored * KV_BLOCK_TOKENS - pos);
     j->load = (struct load){
         .active = true, .n_preempted = j->seq.n_preempted, .next = pos / KV_BLOCK_TOKENS,
+        .by_index = paged_by_index(s->e->paged, &j->attn, j->seq.n_stored),
         .start_ns = now, .until_ns = now + MAX(LATE_NS, expected_ns),
     };
     s->count.loads++;
@@ -271,7 +313,8 @@ static void read_ahead(struct stored *s, struct job *j)
     while (j->load.next < j->seq.n_stored && (t = find_idle(s)) != NULL) {
         t->job = j;
         t->index = j->load.next++;
-        submit(t, KV_IO_GET, &j->seq.key[t->index]);
+        submit(t, KV_IO_GET, &j->seq.key[t->index],
+               j->load.by_index ? s->digest_bytes : s->io_bytes);
     }
 }
 
@@ -285,16 +328,38 @@ static struct transfer *find_read(struct stored *s, const struct job *j, uint32_
     return NULL;
 }
 
+// The content is in the pool, under its key. False: there is no room for it, or it is there already
+// under another number, without which digests alone are of no use.
+static bool put_block(struct stored *s, struct job *j, const struct transfer *t)
+{
+    struct engine *e = s->e;
+    struct sequence *q = &j->seq;
+    uint32_t block = q->table.block[t->index];
+    if (j->load.by_index) {
+        if (kv_pool_knows(e->pool, &q->key[t->index]) ||
+            !paged_adopt(e->paged, block, &q->key[t->index]))
+            return false;
+        e->x->ops->kv_write_digests(e->prog, block, t->io.buf);
+        sched_loaded(e->sched, q);
+        return true;
+    }
+    if (e->paged && paged_room(e->paged) == 0)
+        return false;
+    paged_write(e->paged, block);
+    e->x->ops->kv_write(e->prog, block, t->io.buf);
+    sched_loaded(e->sched, q);
+    paged_stored(e->paged, block, &q->key[t->index]);
+    return true;
+}
+
 // Blocks go into the pool in order. False: the one whose turn it is could not be read.
 static bool take_read(struct stored *s, struct job *j)
 {
     struct sequence *q = &j->seq;
     struct transfer *t;
     while ((t = find_read(s, j, q->n_computed / KV_BLOCK_TOKENS)) != NULL) {
-        if (t->io.result < 0)
+        if (t->io.result < 0 || !put_block(s, j, t))
             return false;
-        s->e->x->ops->kv_write(s->e->prog, q->table.block[t->index], t->io.buf);
-        sched_loaded(s->e->sched, q);
         s->count.read_blocks++;
         s->count.read_bytes += t->io.bytes;
         t->job = NULL;
@@ -338,6 +403,12 @@ static void restore(struct stored *s)
 
 // ---- the engine thread's turn ----
 
+static void note_again(void *stored, uint32_t block)
+{
+    struct stored *s = stored;
+    note(s, kv_pool_key(s->e->pool, block), block);
+}
+
 void stored_turn(struct stored *s, bool lost)
 {
     if (!s)
@@ -353,6 +424,11 @@ void stored_turn(struct stored *s, bool lost)
         restore(s);
         write_behind(s);
     }
+    if (lost)
+        return;
+    paged_turn(s->e->paged);
+    if (s->n_noted + s->n_writing == 0)
+        paged_rescue(s->e->paged, note_again, s);
 }
 
 uint64_t stored_wait_ns(const struct stored *s, uint64_t most_ns)

@@ -15,6 +15,10 @@
 
 struct stored;
 
+// Whether there is to be a store, and the bytes that its files may take.
+bool stored_wanted(const struct engine_params *p);
+uint64_t stored_capacity(const struct engine_params *p);
+
 // The store of an engine whose executor has its blocks. Returns 0, -ENOMEM, -EINVAL, or what
 // kv_store_open() says.
 int  stored_open(struct stored **ret, struct engine *e, const struct engine_params *p,
@@ -30,6 +34,8 @@ bool stored_has(void *stored, const struct hash *key);
 void stored_note(struct stored *s, const struct sequence *q, uint32_t first, uint32_t end);
 // What the sequence holds must not be believed.
 void stored_forget(struct stored *s, const struct sequence *q);
+// What this block of the pool holds must not be believed.
+void stored_drop(struct stored *s, uint32_t block);
 // A request leaves.
 void stored_leave(struct stored *s, struct job *j);
 // Moves loads and writes on: between two steps, and when stored_fd() is readable. With `lost` the

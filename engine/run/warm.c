@@ -8,7 +8,7 @@
 // What is warmed must not keep anybody waiting: prompts grow only while they are quick, so on a
 // slow machine hardly anything runs; there small chunks are as good as large ones anyway.
 #include <errno.h>
-#include "engine/run/priv.h"
+#include "engine/run/paged.h"
 #include "base/clock.h"
 
 // No step begins that would end later. The first one says nothing of others and is not counted, but
@@ -157,7 +157,8 @@ static int run_warm(struct engine *e, struct engine_call *c)
 
 int engine_warm(struct engine *e, const struct attn_policy *attn, struct err *err)
 {
-    uint64_t room = MIN(e->info.ctx_tokens, (uint64_t)e->info.kv_blocks * KV_BLOCK_TOKENS);
+    uint64_t blocks = e->paged ? paged_room(e->paged) : e->info.kv_blocks;
+    uint64_t room = MIN(e->info.ctx_tokens, blocks * KV_BLOCK_TOKENS);
     struct warm_call w = {
         .call = {.run = run_warm, .err = err}, .attn = attn, .random = 1,
         .rows_max = (uint32_t)MIN(e->limits.rows_max, room),

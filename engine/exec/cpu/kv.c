@@ -51,6 +51,9 @@ void cpu_kv_read(struct program *p, uint32_t block, void *dst)
 void cpu_kv_write(struct program *p, uint32_t block, const void *src)
 {
     struct pages *kv = &container_of(p, struct cpu_program, p)->kv;
+    int r = pages_claim(kv, block);
+    assert(r == 0);
+    (void)r;
     memcpy(pages_digest(kv, block), src, kv->layout.digest_bytes);
     for (uint32_t i = 0; i < kv->layout.n_layers; i++)
         memcpy(pages_at(kv, page_number(kv, block, i)),

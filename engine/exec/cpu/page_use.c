@@ -14,6 +14,7 @@
 struct page_use {                       // of a sequence
     _Atomic bool     missed;
     _Atomic uint32_t lost, faults;
+    _Atomic uint64_t wait_ns;           // of all threads
     bool             streams;           // its rows read more than memory holds
 };
 
@@ -80,7 +81,9 @@ static uint8_t *wait_for(struct cpu_program *g, struct page_use *u, uint32_t ind
         return NULL;
     }
     uint64_t until = u->streams ? clock_now_ns() + LOST_NS : stall_until(g);
+    uint64_t start_ns = clock_now_ns();
     uint8_t *at = pages_wait(&g->kv, page, until, &lost);
+    atomic_fetch_add_explicit(&u->wait_ns, clock_now_ns() - start_ns, memory_order_relaxed);
     lost |= !at && (u->streams || g->batch->stall_ns >= LOST_NS);
     if (lost)
         atomic_store_explicit(&u->lost, index, memory_order_relaxed);
@@ -102,6 +105,8 @@ void page_use_end(struct cpu_program *g)
         struct batch_seq *s = &g->batch->seq[i];
         const struct page_use *u = &g->page_use[i];
         s->faults = atomic_load_explicit(&u->faults, memory_order_relaxed);
+        s->wait_ns = atomic_load_explicit(&u->wait_ns, memory_order_relaxed) /
+                     pool_threads(g->cpu->pool);
         s->missed = atomic_load_explicit(&u->missed, memory_order_relaxed);
         s->lost = g->kv.disk ? atomic_load_explicit(&u->lost, memory_order_relaxed)
                              : KV_BLOCK_LOST_NONE;
