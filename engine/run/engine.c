@@ -293,6 +293,8 @@ static int open_pool(struct engine *e, const struct engine_params *p, struct err
         r = sched_create(&e->sched, &e->limits, e->pool, err);
     if (r == 0 && e->x->ops->kv_homes)
         e->x->ops->kv_homes(e->prog, &e->stats.kv);
+    if (r == 0)
+        paged_stats(e->paged, &e->stats.paging);
     e->info.kv_block_bytes = e->layout.block_bytes;
     return r;
 }

@@ -15,6 +15,7 @@
 #define PATIENCE 3                      // void steps; then all wait
 // Blocks of which memory keeps this part for pages that are read, while any can leave it.
 #define CLEAN_PART 4
+#define LOST_MAX 32                    // blocks of a sequence
 #define RETRY_NS NS_PER_S
 #define RETRIES 3
 #define EVICT_BLOCKS 16                 // cached ones given up at a time
@@ -217,6 +218,11 @@ void paged_write(struct paged *p, uint32_t block)
         set_state(p, block, DIRTY);
 }
 
+bool paged_is_dirty(const struct paged *p, uint32_t block)
+{
+    return !p || p->state[block] == DIRTY;
+}
+
 void paged_stored(struct paged *p, uint32_t block, const struct hash *key)
 {
     if (!p || p->state[block] != DIRTY || !kv_pool_has(p->e->pool, block, key) ||
@@ -269,10 +275,13 @@ static void lose(struct paged *p, struct sequence *q, uint32_t index)
 {
     assert(index < q->table.n_blocks);
     p->count.lost_blocks++;
+    q->n_lost++;
     stored_drop(p->e->stored, q->table.block[index]);
     kv_pool_forget(p->e->pool, q->table.block[index]);
     sched_restart(p->e->sched, q);
 }
+
+bool paged_is_hopeless(const struct sequence *q) { return q->n_lost > LOST_MAX; }
 
 static void count_use(struct job *j, const struct batch_seq *s, const struct kv_layout *l)
 {
@@ -328,7 +337,7 @@ static bool end_youngest(struct paged *p)
 void paged_rescue(struct paged *p, void (*retry)(void *ctx, uint32_t block), void *ctx)
 {
     uint64_t now = clock_now_ns();
-    if (!p || paged_room(p) > 0 || now < p->retry_ns)
+    if (!p || !p->e->starved || p->n_held > 0 || paged_room(p) > 0 || now < p->retry_ns)
         return;
     uint32_t n = 0;
     while (n < EVICT_BLOCKS && kv_pool_evict(p->e->pool))

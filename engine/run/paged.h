@@ -33,6 +33,8 @@ uint32_t paged_room(void *paged);
 
 // A step writes into this block.
 void  paged_write(struct paged *p, uint32_t block);
+// All of this block is in memory, and only there.
+bool  paged_is_dirty(const struct paged *p, uint32_t block);     // true without paging
 // The store has this block of the pool.
 void  paged_stored(struct paged *p, uint32_t block, const struct hash *key);
 // This block is about to have the content of that key, of which memory gets the digests only.
@@ -47,9 +49,11 @@ uint64_t paged_stall_ns(const struct paged *p, const struct sched_step *t);
 // The step is over: sequences that it missed are marked in t and held. Returns whether the disk
 // made it longer.
 bool  paged_step_end(struct paged *p, const struct sched_step *t);
+// So many of its blocks were lost that it will never end.
+bool  paged_is_hopeless(const struct sequence *q);
 // Between two steps: lets sequences go on whose pages are there.
 void  paged_turn(struct paged *p);
-// No block can be begun, nothing is being written: makes room, or ends a request. `retry` has the
-// store take a dirty block once more.
+// Nothing is being written: if nothing else goes on, because no block can be begun, makes room or
+// ends a request. `retry` has the store take a dirty block once more.
 void  paged_rescue(struct paged *p, void (*retry)(void *ctx, uint32_t block), void *ctx);
 void  paged_stats(const struct paged *p, struct engine_paging *ret);

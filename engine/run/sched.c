@@ -393,6 +393,21 @@ const struct sched_step *sched_plan(struct sched *s)
     return &s->step;
 }
 
+// The block can be shared from now on; or, where another one has its content already, is given back
+// for that.
+static void share(struct sched *s, struct sequence *q, uint32_t i)
+{
+    uint32_t *block = &q->table.block[i];
+    const int32_t *token = &q->token[i * KV_BLOCK_TOKENS];
+    if (kv_pool_publish(s->pool, *block, &q->key[i], token))
+        return;
+    uint32_t same = kv_pool_find(s->pool, &q->key[i], token);
+    if (same == KV_BLOCK_NONE)
+        return;
+    kv_pool_unref(s->pool, *block);
+    *block = same;
+}
+
 // The blocks that rows [from, n_computed) completed can be shared from now on.
 static void publish(struct sched *s, struct sequence *q, uint32_t from)
 {
@@ -402,7 +417,7 @@ static void publish(struct sched *s, struct sequence *q, uint32_t from)
             continue;
         }
         seq_make_keys(q, i + 1);
-        kv_pool_publish(s->pool, q->table.block[i], &q->key[i], &q->token[i * KV_BLOCK_TOKENS]);
+        share(s, q, i);
     }
 }
 

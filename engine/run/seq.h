@@ -34,6 +34,7 @@ struct sequence {
     uint32_t        n_preempted;    // times
     bool            held;           // its pages are under way: it is in no step until they are there
     uint32_t        n_missed;       // steps in a row that were void for want of its pages
+    uint32_t        n_lost;         // blocks that could not be read back
 
     // The scheduler's.
     uint64_t         arrival;       // lower is older

@@ -241,6 +241,15 @@ static void take_outputs(struct engine *e, const struct sched_step *t)
     }
 }
 
+static void end_hopeless(struct engine *e, const struct sched_step *t)
+{
+    struct err err;
+    err_set(&err, -EIO, "the KV store loses what it was given");
+    for (uint32_t i = 0; i < t->n_items; i++)
+        if (t->item[i].missed && paged_is_hopeless(t->item[i].seq))
+            job_end(e, job_of(t->item[i].seq), FINISH_ERROR, &err);
+}
+
 static void count_step(struct engine *e, const struct sched_step *t)
 {
     pthread_mutex_lock(&e->lock);
@@ -299,6 +308,7 @@ static void run_step(struct engine *e)
     note_blocks(e, t);
     count_step(e, t);               // before the readers of its tokens can ask
     take_outputs(e, t);
+    end_hopeless(e, t);
     uint64_t end_ns = clock_now_ns();       // sampling is part of what a step costs
     if (!waited)
         sched_learn(e->sched, end_ns - start_ns);

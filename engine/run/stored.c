@@ -182,11 +182,14 @@ bool stored_has(void *stored, const struct hash *key)
     return kv_store_has(s->store, key, &bytes) && bytes == s->io_bytes;
 }
 
+// What the store lost of a block whose pages may have left memory cannot be written again.
 static void note(struct stored *s, const struct hash *key, uint32_t block)
 {
     if (kv_store_has(s->store, key, NULL)) {
         kv_store_touch(s->store, key);
         paged_stored(s->e->paged, block, key);
+    } else if (!paged_is_dirty(s->e->paged, block)) {
+        return;
     } else if (s->n_noted == s->queue_max) {
         s->count.write_drops++;
     } else {
@@ -235,7 +238,8 @@ static void write_behind(struct stored *s)
             paged_stored(s->e->paged, n.block, &n.key);
             continue;
         }
-        if (!kv_pool_has(s->e->pool, n.block, &n.key)) {
+        if (!kv_pool_has(s->e->pool, n.block, &n.key) ||
+            !paged_is_dirty(s->e->paged, n.block)) {
             s->count.write_drops++;
             continue;
         }
