@@ -33,11 +33,12 @@ struct engine_params {
     const char *kv_k, *kv_v;        // "f16", "q8_0" ("f32"); NULL: f16, or f32 when exact
     uint32_t    ctx_tokens;         // of one sequence; 0: what the model was trained with
     uint32_t    kv_blocks;          // of the block pool; 0: as many as kv_memory_bytes holds
-    uint64_t    kv_memory_bytes;    // of the block pool, or with a kv_store of the pages that are in
-                                    // memory, if the executor can fetch others from there; 0: four full sequences within a quarter of
-                                    // this machine's memory, at least one sequence; on a device
-                                    // with memory of its own, what seqs_max full ones need, or
-                                    // what there is: of that memory, or within kv_device_bytes and
+    uint64_t    kv_memory_bytes;    // of the block pool; with a kv_store only of the pages that are
+                                    // in memory, if the executor can fetch others from there.
+                                    // 0: four full sequences within a quarter of this machine's
+                                    // memory, at least one sequence; on a device with memory of
+                                    // its own, what seqs_max full ones need, or what there is: of
+                                    // that memory, or within kv_device_bytes and
                                     // a quarter of the machine's
     bool        kv_limited;         // by kv_device_bytes
     uint64_t    kv_device_bytes;    // of the pool's pages that may lie in a device's own memory;

@@ -48,7 +48,8 @@ static const struct option options[] = {
     { "exact", NULL, OPT_FLAG, AT(exact), NULL, 0, 0,
       "exactly dequantised weights, float32 activations and KV; slow" },
     { "kv-memory-bytes", "SIZE", OPT_BYTES, AT(kv_memory_bytes), "0", 0, UINT64_C(1) << 50,
-      "memory for the KV of all sequences; 0: by the model and this machine" },
+      "memory for the KV of all sequences; 0: by the model and this machine. With a store that is "
+      "what lies in memory: sequences may be larger, what attention chooses is read from disk" },
     { "kv-device-bytes", "SIZE", OPT_LIMIT, AT(kv_device_bytes), "auto", 0, UINT64_C(1) << 50,
       "how much of that may lie in a GPU's memory; the rest is pinned in this machine's and read "
       "from there, with the same answers; auto: what the GPU has room for" },

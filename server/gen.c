@@ -321,6 +321,9 @@ void gen_put_usage(const struct gen *g, struct str *out)
         generated += u->generated_tokens;
         sum.blocks_read += u->blocks_read;
         sum.blocks_held += u->blocks_held;
+        sum.page_faults += u->page_faults;
+        sum.page_bytes += u->page_bytes;
+        sum.page_wait_ns = MAX(sum.page_wait_ns, u->page_wait_ns);
         sum.queued_ns = MAX(sum.queued_ns, u->queued_ns);
         sum.prefill_ns = MAX(sum.prefill_ns, u->prefill_ns);
         sum.decode_ns = MAX(sum.decode_ns, u->decode_ns);
@@ -330,8 +333,11 @@ void gen_put_usage(const struct gen *g, struct str *out)
                (unsigned long long)prompt, (unsigned long long)generated,
                (unsigned long long)(prompt + generated), (unsigned long long)cached);
     str_printf(out, "\"godwit\":{\"attention\":\"%s\",\"budget\":%u,\"blocks_read\":%llu,"
-               "\"blocks_held\":%llu,\"queued_ms\":%.3f,\"prefill_ms\":%.3f,\"decode_ms\":%.3f}}",
+               "\"blocks_held\":%llu,\"page_faults\":%llu,\"page_bytes\":%llu,"
+               "\"page_wait_ms\":%.3f,\"queued_ms\":%.3f,\"prefill_ms\":%.3f,"
+               "\"decode_ms\":%.3f}}",
                selectors[g->p.attn.selector].name, g->p.attn.budget_tokens,
                (unsigned long long)sum.blocks_read, (unsigned long long)sum.blocks_held,
-               ms(sum.queued_ns), ms(sum.prefill_ns), ms(sum.decode_ns));
+               (unsigned long long)sum.page_faults, (unsigned long long)sum.page_bytes,
+               ms(sum.page_wait_ns), ms(sum.queued_ns), ms(sum.prefill_ns), ms(sum.decode_ns));
 }

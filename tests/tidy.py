@@ -31,7 +31,7 @@ MAY_INCLUDE = {
     'engine/quant': ('base', 'shaders'),
     'engine/model': ('base', 'shaders', 'engine/quant'),
     'engine/text': ('base', 'engine/model'),
-    'engine/kv': ('base', 'kvstore', 'engine/quant', 'engine/model'),
+    'engine/kv': ('base', 'kvstore', 'engine/quant', 'engine/model', 'engine/kv/homes.h'),
     'engine/select': ('base', 'shaders', 'engine/kv'),
     'engine/exec': ('base', 'shaders', 'engine/quant', 'engine/model', 'engine/kv',
                     'engine/select', 'engine/exec/devices.h', 'engine/kv/homes.h'),

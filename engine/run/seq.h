@@ -32,7 +32,7 @@ struct sequence {
     uint32_t        n_cached;       // prompt tokens that the cache had, at the first admission
     uint32_t        n_stored;       // LOADING: leading blocks that pool and store have together
     uint32_t        n_preempted;    // times
-    bool            held;           // its pages are under way: it is in no step until they are there
+    bool            held;           // its pages are under way: it is in no step before they came
     uint32_t        n_missed;       // steps in a row that were void for want of its pages
     uint32_t        n_lost;         // blocks that could not be read back
 

@@ -43,6 +43,18 @@ STAT(store_write_failures, s->store.write_failures)
 STAT(store_write_drops, s->store.write_drops)
 STAT(store_disk_written, s->store.disk_written_bytes)
 STAT(store_disk_errors, s->store.disk_errors)
+STAT(page_memory, s->paging.pages.memory_pages)
+STAT(page_resident, s->paging.pages.resident_pages)
+STAT(page_dirty, s->paging.dirty_blocks)
+STAT(page_hits, s->paging.pages.hits)
+STAT(page_faults, s->paging.pages.faults)
+STAT(page_prefetches, s->paging.pages.prefetches)
+STAT(page_evictions, s->paging.pages.evictions)
+STAT(page_wait_seconds, (double)s->paging.pages.wait_ns / 1e9)
+STAT(page_fetched, s->paging.fetched_pages)
+STAT(page_fetched_bytes, s->paging.fetched_bytes)
+STAT(page_missed, s->paging.missed)
+STAT(page_lost, s->paging.lost_blocks)
 STAT(read, s->blocks_read)
 STAT(held, s->blocks_held)
 STAT(steps, s->steps)
@@ -94,6 +106,25 @@ static const struct gauge gauges[] = {
       get_store_disk_written },
     { "kv_store_disk_errors_total", "counter", "Failures of the disk, and damaged blocks.",
       get_store_disk_errors },
+    { "kv_memory_pages", "gauge", "With paging: KV pages, each one layer of a block, that memory "
+      "has room for.", get_page_memory },
+    { "kv_resident_pages", "gauge", "KV pages in memory.", get_page_resident },
+    { "kv_dirty_blocks", "gauge", "KV blocks that are only in memory as yet.", get_page_dirty },
+    { "kv_page_hits_total", "counter", "KV pages read where they lay, each about once a step.",
+      get_page_hits },
+    { "kv_page_faults_total", "counter", "KV pages that rows waited for or did not get.",
+      get_page_faults },
+    { "kv_page_prefetches_total", "counter", "KV pages fetched before a row came for them.",
+      get_page_prefetches },
+    { "kv_page_evictions_total", "counter", "KV pages that left memory.", get_page_evictions },
+    { "kv_page_wait_seconds_total", "counter", "How long threads waited for KV pages.",
+      get_page_wait_seconds },
+    { "kv_page_fetched_total", "counter", "KV pages read from the store.", get_page_fetched },
+    { "kv_page_fetched_bytes_total", "counter", "Bytes of them.", get_page_fetched_bytes },
+    { "kv_page_missed_total", "counter", "Times that a sequence sat out a step for want of pages.",
+      get_page_missed },
+    { "kv_page_lost_blocks_total", "counter",
+      "KV blocks that could not be read back and were computed again.", get_page_lost },
     { "attention_blocks_read_total", "counter", "KV blocks that attention read.", get_read },
     { "attention_blocks_held_total", "counter", "KV blocks that attention could have read.",
       get_held },
