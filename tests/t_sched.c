@@ -43,6 +43,8 @@ struct sim {
     uint64_t             longest_wait;          // steps from submission to the end
     uint64_t             n_recomputed;          // generated rows that ran again
     uint64_t             n_loaded;              // blocks
+    uint32_t             room;                  // blocks that the last step could begin
+    uint64_t             n_missed, n_lost;      // items of steps
     double               row_ns, depth_ns, step_ns;
 };
 
@@ -160,6 +162,49 @@ static void load_some(struct sim *m)
     }
 }
 
+// ---- paging: few blocks may be begun, steps are void for some, blocks are lost ----
+
+static uint32_t some_room(void *sim)
+{
+    struct sim *m = sim;
+    return m->room = (uint32_t)rng(4);
+}
+
+static uint32_t begun_blocks(const struct sched_step *t)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < t->n_items; i++) {
+        uint32_t from = t->item[i].seq->n_computed;
+        n += DIV_UP(from + t->item[i].n_rows, KV_BLOCK_TOKENS) - DIV_UP(from, KV_BLOCK_TOKENS);
+    }
+    return n;
+}
+
+static void miss_some(struct sim *m, const struct sched_step *t)
+{
+    for (uint32_t i = 0; m->p.room && i < t->n_items; i++) {
+        struct sched_item *it = &t->item[i];
+        if (rng(6) > 0)
+            continue;
+        it->missed = true;
+        m->n_missed++;
+        it->seq->held = rng(2) == 0;
+        if (rng(8) == 0) {
+            m->n_lost++;
+            sched_restart(m->sched, it->seq);
+            REQUIRE(!it->seq->held);
+        }
+    }
+}
+
+static void release_some(struct sim *m)
+{
+    for (uint32_t i = 0; i < LIVE_MAX; i++)
+        m->seq[i].seq.held &= m->seq[i].used && rng(3) > 0;
+}
+
+// ---- a step ----
+
 static void check_step(const struct sim *m, const struct sched_step *t)
 {
     uint32_t rows = 0, out = 0, decoding = 0, in_step = 0;
@@ -181,8 +226,11 @@ static void check_step(const struct sim *m, const struct sched_step *t)
     REQUIRE_INT(rows, t->n_rows);
     REQUIRE_INT(out, t->n_out);
     REQUIRE(rows <= m->p.rows_max && out <= m->p.outputs_max && t->n_items <= m->p.seqs_max);
-    REQUIRE_INT(decoding, in_step);         // no decode is skipped for a prompt
-    REQUIRE(rows > 0 || m->n_live == 0 || n_loading(m) > 0);
+    REQUIRE(m->p.room || decoding == in_step);      // no decode is skipped for a prompt
+    REQUIRE(rows > 0 || m->n_live == 0 || n_loading(m) > 0 || m->p.room);
+    REQUIRE(!m->p.room || begun_blocks(t) <= m->room);
+    for (uint32_t i = 0; i < t->n_items; i++)
+        REQUIRE(!t->item[i].seq->held);
 }
 
 static void after_item(struct sim *m, const struct sched_item *it, uint32_t from)
@@ -220,9 +268,11 @@ static void sim_step(struct sim *m)
     double ns = m->step_ns + m->row_ns * t->work.rows + m->depth_ns * t->work.depth;
     m->now_ns += (uint64_t)ns;
     m->n_steps++;
+    miss_some(m, t);
     sched_commit(m->sched);
     for (uint32_t i = 0; i < t->n_items; i++)
-        after_item(m, &t->item[i], from[i]);
+        if (!t->item[i].missed)
+            after_item(m, &t->item[i], from[i]);
     sched_learn(m->sched, (uint64_t)ns);
 }
 
@@ -255,15 +305,18 @@ static void random_load(const struct sched_params *p, uint64_t seed, uint32_t n_
             }
         }
         load_some(&sim);
+        release_some(&sim);
         sim_step(&sim);
     }
     for (uint32_t step = 0; sim.n_live > 0; step++) {
         REQUIRE(step < 20000);
         load_some(&sim);
+        release_some(&sim);
         sim_step(&sim);
     }
     REQUIRE_INT(sim.finished + sim.cancelled, added);
     REQUIRE((sim.n_loaded > 0) == (p->is_stored && reuse));
+    REQUIRE((sim.n_missed > 0 && sim.n_lost > 0) == (p->room != NULL));
     sim_close(&sim);
 }
 
@@ -284,6 +337,18 @@ TEST(random_loads_with_a_store)
         random_load(&p, seed, 64, true);
         random_load(&p, seed, 14, true);
         random_load(&p, seed, 16, false);
+    }
+}
+
+TEST(random_loads_with_paging)
+{
+    struct sched_params p = small;
+    p.is_stored = is_stored;
+    p.room = some_room;
+    p.room_ctx = &sim;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        random_load(&p, seed, 64, true);
+        random_load(&p, seed, 14, true);
     }
 }
 

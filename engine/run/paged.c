@@ -12,6 +12,7 @@
 #define FETCHES_FAULTS 16               // of which prefetches leave so many
 #define STALL_NS (5 * NS_PER_MS)        // of a step that others are in too
 #define STALL_FOREVER_NS (3600 * NS_PER_S)
+#define HELD_NS (50 * NS_PER_MS)        // then a sequence goes on, whatever is under way for others
 #define PATIENCE 3                      // void steps; then all wait
 // Blocks of which memory keeps this part for pages that are read, while any can leave it.
 #define CLEAN_PART 4
@@ -44,6 +45,7 @@ struct paged {
     uint8_t         *state;             // (kv_blocks) enum block_state, owned
     uint32_t         n_dirty, n_backed; // blocks
     uint32_t         n_held;            // sequences
+    uint64_t         held_until_ns;
     uint64_t         retry_ns;          // when the store may be asked again
     uint32_t         retries;           // without any success
     struct engine_paging count;
@@ -266,7 +268,8 @@ static void hold(struct paged *p, struct sequence *q)
 {
     q->held = true;
     q->n_missed++;
-    p->n_held++;
+    if (p->n_held++ == 0)
+        p->held_until_ns = clock_now_ns() + HELD_NS;
     p->count.missed++;
 }
 
@@ -311,7 +314,7 @@ bool paged_step_end(struct paged *p, const struct sched_step *t)
 
 void paged_turn(struct paged *p)
 {
-    if (!p || p->n_held == 0 || p->n_busy > 0)
+    if (!p || p->n_held == 0 || (p->n_busy > 0 && clock_now_ns() < p->held_until_ns))
         return;
     for (struct job *j = p->e->jobs; j; j = j->next)
         j->seq.held = false;
