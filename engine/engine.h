@@ -234,10 +234,12 @@ int engine_eval(struct engine *e, const int32_t *token, uint32_t n, const struct
 // Makes the prefix cache hold texts of n_tokens each, a multiple of KV_BLOCK_TOKENS, without
 // computing them: copies of a few computed blocks stand for all, so that any depth is reached at
 // once and costs what it always costs; what is generated behind it means nothing. Refused (-EBUSY)
-// while requests run. -ENOSPC: the pool does not hold the first text, or one beside it. -EINVAL:
-// there is a block store, which would keep what is not true.
+// while requests run. -ENOSPC: the pool does not hold the first text, or one beside it. What is not
+// true gets into a block store too, and is left there as it is if all texts are in it: so `salt`
+// must be nobody's but the benchmark's.
 int engine_bench_fill(struct engine *e, const int32_t *const *text, uint32_t n_texts,
-                      uint32_t n_tokens, const struct attn_policy *attn, struct err *err);
+                      uint32_t n_tokens, const struct attn_policy *attn, const struct hash *salt,
+                      struct err *err);
 
 // The executor's times of single operations: turned on or off between two steps. f, if not NULL,
 // gets the sum of each operation since the last call, and *steps how many steps ran so far.

@@ -529,7 +529,7 @@ TEST(a_filled_cache_is_found)
     computed.salt.b[0] = 1;             // finds nothing of the others'
     ask(e, &computed, &other);
     struct err err = {0};
-    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &err), err);
+    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &filled.salt, &err), err);
     ask(e, &filled, &answer);           // the first text's first blocks are its own
     REQUIRE_INT(answer.done.usage.cached_tokens, n - 1);
     REQUIRE(same(&answer, &other));
@@ -537,10 +537,10 @@ TEST(a_filled_cache_is_found)
     ask(e, &filled, &answer);           // the second's are copies
     REQUIRE_INT(answer.done.usage.cached_tokens, n - 1);
     REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
-    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &err), err);    // a second time
-    REQUIRE_INT(engine_bench_fill(e, texts, 2, 576, &attn, &err), -E2BIG);
+    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &filled.salt, &err), err);    // a second time
+    REQUIRE_INT(engine_bench_fill(e, texts, 2, 576, &attn, &filled.salt, &err), -E2BIG);
     text[1][5] = -1;
-    REQUIRE_INT(engine_bench_fill(e, texts, 2, n - 1, &attn, &err), -EINVAL);
+    REQUIRE_INT(engine_bench_fill(e, texts, 2, n - 1, &attn, &filled.salt, &err), -EINVAL);
     require_idle(e);
     engine_close(e);
 }

@@ -24,11 +24,19 @@ FILES = {'smollm2': 'SmolLM2-135M-Instruct.Q4_1.gguf', 'gemma3': 'gemma-3-270m-q
          'qwen': 'qwen2.5-coder-0.5b-instruct.gguf'}
 
 
+def model_path(name):
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    path = Path(os.environ.get('GODWIT_MODELS') or cache / 'godwit/models') / FILES[name]
+    if not path.exists():
+        print(f'skipped: no {path}; tools/model fetches it')
+        sys.exit(77)
+    return path
+
+
 class Daemon:
     def __init__(self, args, store, *more):
-        models = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'godwit/models'
         command = [args.godwitd, '--listen', '127.0.0.1:0', '--admin', '127.0.0.1:0',
-                   '--device', args.device, '--model', f'm={models / FILES[args.model]}',
+                   '--device', args.device, '--model', f'm={model_path(args.model)}',
                    '--attention', args.attention, '--budget', str(args.budget), '--kv-store', store,
                    '--ctx', str(args.ctx), '--request-timeout-s', '3600', *more]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

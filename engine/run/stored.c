@@ -207,6 +207,12 @@ void stored_note(struct stored *s, const struct sequence *q, uint32_t first, uin
         note(s, &q->key[i], q->table.block[i]);
 }
 
+void stored_put(struct stored *s, uint32_t block, const struct hash *key)
+{
+    if (s)
+        note(s, key, block);
+}
+
 static struct noted take_noted(struct stored *s)
 {
     struct noted n = s->noted[s->noted_first];

@@ -32,6 +32,8 @@ bool stored_has(void *stored, const struct hash *key);
 
 // Full blocks [first, end) of a sequence are in use: they are to be stored, if they are not.
 void stored_note(struct stored *s, const struct sequence *q, uint32_t first, uint32_t end);
+// So is this block of the pool, which has this key.
+void stored_put(struct stored *s, uint32_t block, const struct hash *key);
 // What the sequence holds must not be believed.
 void stored_forget(struct stored *s, const struct sequence *q);
 // What this block of the pool holds must not be believed.

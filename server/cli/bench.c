@@ -18,6 +18,7 @@ struct bench {
     struct engine      *engine;
     struct attn_policy  attn;
     uint64_t            random, load_ns;
+    struct hash         salt;               // of all texts: what fills a store is nobody else's
     bool                fill;
     struct profile      profile;            // of the last round that had one
     struct str          json_prefill, json_decode, table;
@@ -30,6 +31,7 @@ struct lane {                               // one request and when its tokens c
     uint32_t        n, max_tokens;
     bool            done;
     struct delta    end;                    // once done: reason, usage, err
+    uint64_t        first_round_ns;         // until its first token, the first time
 };
 
 static int random_prompt(struct bench *b, uint32_t n, struct tokens *ret)
@@ -66,7 +68,7 @@ static int lane_submit(struct bench *b, struct lane *l, uint32_t max_tokens, str
 {
     struct request q = {
         .token = l->prompt.id, .n_tokens = (uint32_t)l->prompt.n, .gen = gen_params_default(),
-        .attn = b->attn,
+        .attn = b->attn, .salt = b->salt,
     };
     assert(max_tokens <= l->max_tokens);
     q.gen.max_tokens = max_tokens;
@@ -102,6 +104,8 @@ static int lane_collect(struct lane *l, struct err *err)
     if (d->reason != FINISH_LENGTH)
         r = err_set(err, d->err.code ? d->err.code : -EIO, "a request ended with \"%s\"%s%s",
                     finish_name(d->reason), d->err.msg[0] ? ": " : "", d->err.msg);
+    if (l->first_round_ns == 0)
+        l->first_round_ns = d->usage.queued_ns + d->usage.prefill_ns;
     stream_close(l->stream);
     l->stream = NULL;
     return r;
@@ -265,7 +269,8 @@ static int fill_lanes(struct bench *b, const struct lane *lane, uint32_t n, stru
         return err_set(err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < n; i++)
         text[i] = lane[i].prompt.id;
-    int r = engine_bench_fill(b->engine, text, n, (uint32_t)lane[0].prompt.n - 1, &b->attn, err);
+    int r = engine_bench_fill(b->engine, text, n, (uint32_t)lane[0].prompt.n - 1, &b->attn,
+                              &b->salt, err);
     free(text);
     return r;
 }
@@ -303,8 +308,30 @@ static void print_homes(struct bench *b, const struct kv_homes *from)
                (double)out / 1e6);
 }
 
+// What came from disk while few pages were in memory. Only the rounds' own: filling fetches nothing.
+static void print_paging(struct bench *b, const struct lane *lane, uint32_t n,
+                         const struct engine_paging *from)
+{
+    struct engine_stats s;
+    engine_stats(b->engine, &s);
+    uint64_t hits = s.paging.pages.hits - from->pages.hits, first_ns = 0;
+    uint64_t fetched = s.paging.fetched_pages - from->fetched_pages;
+    uint64_t bytes = s.paging.fetched_bytes - from->fetched_bytes;
+    if (!s.paging.on)
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        first_ns = MAX(first_ns, lane[i].first_round_ns);
+    str_printf(&b->json_decode, ",\"kv_page_hits\":%llu,\"kv_pages_fetched\":%llu,"
+               "\"kv_bytes_fetched\":%llu,\"first_token_ms\":%.3f",
+               (unsigned long long)hits, (unsigned long long)fetched, (unsigned long long)bytes,
+               (double)first_ns / 1e6);
+    str_printf(&b->table, "%30.1f %% of KV pages read in memory, %.1f MB from disk, first token "
+               "after %.0f ms\n", 100.0 * (double)hits / (double)MAX(hits + fetched, UINT64_C(1)),
+               (double)bytes / 1e6, (double)first_ns / 1e6);
+}
+
 static void print_decode(struct bench *b, const struct lane *lane, uint32_t n, uint32_t depth,
-                         double rate, const struct kv_homes *before)
+                         double rate, const struct engine_stats *before)
 {
     uint64_t read = 0, held = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -316,7 +343,8 @@ static void print_decode(struct bench *b, const struct lane *lane, uint32_t n, u
                b->json_decode.n ? "," : "", depth, n, b->cli->decode_tokens, rate,
                (unsigned long long)read, (unsigned long long)held);
     str_printf(&b->table, "decode  %6u  %4u streams %10.2f tokens/s\n", depth, n, rate);
-    print_homes(b, before);
+    print_homes(b, &before->kv);
+    print_paging(b, lane, n, &before->paging);
     add_profile(b, &b->json_decode);
 }
 
@@ -336,7 +364,7 @@ static int bench_decode(struct bench *b, uint32_t depth, uint32_t streams, struc
     if (r == 0 && b->cli->profile)
         r = profile_lanes(b, lane, streams, err);
     if (r == 0)
-        print_decode(b, lane, streams, depth, best, &before.kv);
+        print_decode(b, lane, streams, depth, best, &before);
     for (uint32_t i = 0; i < streams; i++)
         lane_finish(&lane[i]);
     free(lane);
@@ -396,7 +424,8 @@ static int open_engine(struct bench *b, struct err *err)
         return err_set(err, CLI_USAGE, "more than %u tokens in a context", CTX_MAX);
     struct engine_params p = {
         .ctx_tokens = MAX(c->ctx_tokens, (uint32_t)MAX(longest, deep)),
-        .kv_blocks = (uint32_t)blocks,
+        .kv_blocks = c->kv_store ? 0 : (uint32_t)blocks, .kv_memory_bytes = c->kv_memory_bytes,
+        .kv_store = c->kv_store, .kv_store_bytes = c->kv_store_bytes,
         .seqs_max = largest(&c->streams), .queue_max = largest(&c->streams),
     };
     uint64_t start_ns = clock_now_ns();
@@ -438,7 +467,9 @@ static int read_fill(struct bench *b, struct err *err)
 
 int cmd_bench(struct cli *c, struct err *err)
 {
+    static const char salt[] = "godwit bench";
     struct bench b = {.cli = c, .random = c->has_seed ? c->seed : 1};
+    hash_bytes(salt, sizeof(salt), &b.salt);
     int r = read_fill(&b, err);
     if (r == 0)
         r = open_engine(&b, err);

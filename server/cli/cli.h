@@ -20,7 +20,7 @@ struct cli {
     const struct command *command;
     const char *model, *file;               // positional: the first, the second
     const char *prompt, *tokens, *out_path;
-    const char *device, *kv, *attention, *fill;
+    const char *device, *kv, *attention, *fill, *kv_store;
     bool        raw, json, no_bos, no_special, exact, profile, no_warmup, repair, help;
     uint32_t    n_predict;                  // UINT32_MAX: until the model ends
     uint32_t    gpu_layers;                 // LAYERS_MAX: all
@@ -28,6 +28,7 @@ struct cli {
     uint32_t    budget_tokens, window_tokens;   // 0: the selector's defaults
     bool        kv_limited;                     // by kv_device_bytes
     uint64_t    kv_device_bytes;
+    uint64_t    kv_memory_bytes, kv_store_bytes;    // 0: the engine's defaults
     uint32_t    decode_tokens, repeat;
     struct number_list prefill, depth, streams;
     double      temperature;
