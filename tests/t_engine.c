@@ -526,10 +526,11 @@ TEST(a_filled_cache_is_found)
         text[0][i] = text[1][n - 1 - i] = 1000 + (int32_t)i;
     struct attn_policy attn = attn_policy_dense();
     struct request computed = request_of(text[0], n, 8), filled = computed;
+    const struct hash *salt = &filled.salt;
     computed.salt.b[0] = 1;             // finds nothing of the others'
     ask(e, &computed, &other);
     struct err err = {0};
-    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &filled.salt, &err), err);
+    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, salt, &err), err);
     ask(e, &filled, &answer);           // the first text's first blocks are its own
     REQUIRE_INT(answer.done.usage.cached_tokens, n - 1);
     REQUIRE(same(&answer, &other));
@@ -537,10 +538,10 @@ TEST(a_filled_cache_is_found)
     ask(e, &filled, &answer);           // the second's are copies
     REQUIRE_INT(answer.done.usage.cached_tokens, n - 1);
     REQUIRE_INT(answer.done.reason, FINISH_LENGTH);
-    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, &filled.salt, &err), err);    // a second time
-    REQUIRE_INT(engine_bench_fill(e, texts, 2, 576, &attn, &filled.salt, &err), -E2BIG);
+    REQUIRE_OK(engine_bench_fill(e, texts, 2, n - 1, &attn, salt, &err), err);    // a second time
+    REQUIRE_INT(engine_bench_fill(e, texts, 2, 576, &attn, salt, &err), -E2BIG);
     text[1][5] = -1;
-    REQUIRE_INT(engine_bench_fill(e, texts, 2, n - 1, &attn, &filled.salt, &err), -EINVAL);
+    REQUIRE_INT(engine_bench_fill(e, texts, 2, n - 1, &attn, salt, &err), -EINVAL);
     require_idle(e);
     engine_close(e);
 }

@@ -51,7 +51,7 @@ static int grow(struct engine *e, const struct fill_call *f, struct kv_table *t)
                    kv_pool_n_blocks(e->pool));
 }
 
-// Waits until memory has room for a block that the store does not have yet. False: it takes nothing.
+// Waits until memory has room for a block that the store does not have. False: it takes nothing.
 static bool wait_room(struct engine *e)
 {
     uint64_t until = clock_now_ns() + ROOM_NS;
@@ -69,9 +69,9 @@ static int place(struct engine *e, struct fill_call *f, const struct kv_table *t
                  const int32_t *token, const struct hash *key)
 {
     uint32_t block = t->block[i], seed = i % f->n_seeds;
-    if (!wait_room(e))
-        return err_set(f->call.err, -ENOSPC, "the block store takes no more");
     if (t != f->first || i >= f->n_seeds) {
+        if (!wait_room(e))
+            return err_set(f->call.err, -ENOSPC, "the block store takes no more");
         paged_write(e->paged, block);
         if (e->paged)
             e->x->ops->kv_write(e->prog, block, f->seed + seed * e->layout.block_bytes);
@@ -161,6 +161,8 @@ static int run_fill(struct engine *e, struct engine_call *c)
         return err_set(c->err, -ENOMEM, "no memory for %u tokens", f->n_tokens);
     f->first = &first;
     f->n_seeds = MIN(SEEDS_MAX, f->n_tokens / KV_BLOCK_TOKENS);
+    if (e->paged)
+        f->n_seeds = CLAMP(paged_room(e->paged) / 2, 1u, f->n_seeds);
     int r = fill_first(e, f);
     for (uint32_t i = 1; i < f->n_texts && r == 0; i++)
         r = fill_next(e, f, f->text[i]);

@@ -10,7 +10,7 @@
 
 #define FETCHES 64                      // pages under way; more do not make a disk faster
 #define FETCHES_FAULTS 16               // of which prefetches leave so many
-#define STALL_NS (5 * NS_PER_MS)        // of a step that others are in too
+#define STALL_PART 4                    // of the goal for a step, when others are in it too
 #define STALL_FOREVER_NS (3600 * NS_PER_S)
 #define HELD_NS (50 * NS_PER_MS)        // then a sequence goes on, whatever is under way for others
 #define PATIENCE 3                      // void steps; then all wait
@@ -261,7 +261,7 @@ uint64_t paged_stall_ns(const struct paged *p, const struct sched_step *t)
     for (uint32_t i = 0; i < t->n_items; i++)
         if (t->item[i].seq->n_missed >= PATIENCE)
             return STALL_FOREVER_NS;
-    return STALL_NS;
+    return p->e->limits.max_step_ns / STALL_PART;
 }
 
 static void hold(struct paged *p, struct sequence *q)

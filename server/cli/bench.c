@@ -308,7 +308,7 @@ static void print_homes(struct bench *b, const struct kv_homes *from)
                (double)out / 1e6);
 }
 
-// What came from disk while few pages were in memory. Only the rounds' own: filling fetches nothing.
+// What came from disk while few pages were in memory. Filling fetches nothing.
 static void print_paging(struct bench *b, const struct lane *lane, uint32_t n,
                          const struct engine_paging *from)
 {
@@ -424,7 +424,8 @@ static int open_engine(struct bench *b, struct err *err)
         return err_set(err, CLI_USAGE, "more than %u tokens in a context", CTX_MAX);
     struct engine_params p = {
         .ctx_tokens = MAX(c->ctx_tokens, (uint32_t)MAX(longest, deep)),
-        .kv_blocks = c->kv_store ? 0 : (uint32_t)blocks, .kv_memory_bytes = c->kv_memory_bytes,
+        .kv_blocks = c->kv_store ? 0 : (uint32_t)blocks,
+        .kv_memory_bytes = c->kv_memory_bytes,
         .kv_store = c->kv_store, .kv_store_bytes = c->kv_store_bytes,
         .seqs_max = largest(&c->streams), .queue_max = largest(&c->streams),
     };
