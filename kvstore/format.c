@@ -61,10 +61,13 @@ int super_decode(const uint8_t unit[KV_UNIT_BYTES], uint32_t copy, struct super 
     memcpy(&s, unit, sizeof(s));
     if (memcmp(s.magic, super_magic, sizeof(s.magic)) != 0)
         return -EEXIST;
-    // A later version may check in another way: its number alone is believed.
+    // Every version checks its superblocks like this: one whose check fails says nothing.
+    bool is_swapped = s.endian == __builtin_bswap32(FORMAT_ENDIAN);
+    if ((is_swapped ? __builtin_bswap64(s.check) : s.check) != CHECKED(&s))
+        return -EUCLEAN;
     if (s.version > FORMAT_VERSION || s.endian != FORMAT_ENDIAN)
-        return s.check == CHECKED(&s) || s.version > FORMAT_VERSION ? -ENOTSUP : -EUCLEAN;
-    if (s.check != CHECKED(&s) || s.copy != copy || s.version == 0)
+        return -ENOTSUP;
+    if (s.copy != copy || s.version == 0)
         return -EUCLEAN;
     *ret = s;
     return 0;

@@ -55,7 +55,8 @@ static int create_super(struct kv_store *s, struct loading *l, struct err *err)
     return store_write_super(s, err);
 }
 
-// The first good copy. A newer version in either is believed: this program must not touch it.
+// The first good copy. A newer version in either, if its check holds, is believed: this program must
+// not touch it.
 static int choose_super(const uint8_t *both, struct super *ret)
 {
     struct super found;

@@ -498,6 +498,21 @@ TEST(foreign_folders)
     rig_remove(folder);
 }
 
+// Makes a copy of the superblock that another program would have written.
+static void write_version(const char *path, uint32_t copy, uint32_t version, uint32_t endian)
+{
+    struct super s;
+    int fd = open(path, O_RDWR);
+    REQUIRE(fd >= 0 && pread(fd, &s, sizeof(s), copy * 4096) == (ssize_t)sizeof(s));
+    s.version = version;
+    s.endian = endian;
+    s.check = sum_bytes(&s, offsetof(struct super, check));
+    if (endian != FORMAT_ENDIAN)
+        s.check = __builtin_bswap64(s.check);
+    REQUIRE(pwrite(fd, &s, sizeof(s), copy * 4096) == (ssize_t)sizeof(s));
+    close(fd);
+}
+
 TEST(superblocks)
 {
     new_folder();
@@ -507,18 +522,20 @@ TEST(superblocks)
     struct kv_store *s = open_store(&p);
     REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
     kv_store_close(s);
-    // A byte of either copy: the other one serves, and a newer version is left alone.
-    for (uint64_t at = 0; at < 2 * 4096; at = at % 4096 >= 110 ? ALIGN_UP(at, 4096) : at + 9) {
+    // A byte of either copy, of its version too: the other one serves.
+    for (uint64_t at = 0; at < 2 * 4096; at = at % 4096 >= 110 ? ALIGN_UP(at, 4096) : at + 4) {
         flip_file(path, at, 0x11);
-        uint64_t in = at % 4096;
-        if (in >= 8 && in < 12) {
-            require_refused(&p, -ENOTSUP);
-        } else {
-            s = open_store(&p);
-            REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
-            kv_store_close(s);
-        }
+        s = open_store(&p);
+        REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+        kv_store_close(s);
         flip_file(path, at, 0x11);
+    }
+    for (uint32_t copy = 0; copy < SUPER_COPIES; copy++) {
+        write_version(path, copy, FORMAT_VERSION + 1, FORMAT_ENDIAN);
+        require_refused(&p, -ENOTSUP);
+        write_version(path, copy, FORMAT_VERSION, __builtin_bswap32(FORMAT_ENDIAN));
+        require_refused(&p, -ENOTSUP);
+        write_version(path, copy, FORMAT_VERSION, FORMAT_ENDIAN);
     }
     flip_file(path, 50, 1);
     flip_file(path, 4096 + 50, 1);
