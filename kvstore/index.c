@@ -2,8 +2,10 @@
 //
 // LMDB maps its file and believes what it reads: a damaged page may crash or mislead it. So the
 // file is first read by a child process, which sends what it finds through a pipe. A child that
-// dies, hangs or tells nonsense means a damaged index. After a clean close there is also a checksum
-// of the whole file. Committing needs no reader's lock table: the store has the folder to itself.
+// finds disorder, crashes or spins means a damaged index; one that lacks memory, is slow or is
+// killed by somebody means nothing but that the index was not read. After a clean close there is
+// also a checksum of the whole file. Committing needs no reader's lock table: the store has the
+// folder to itself.
 #include "kvstore/index.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -22,7 +25,9 @@
 #define FILE_NAME "index"
 #define SUM_NAME "index.sum"
 #define ASIDE_NAME "index.damaged"
-#define LOAD_TIMEOUT_MS 60000           // without a byte from the child
+#define LOAD_TIMEOUT_MS 60000           // without a byte from the child: the machine is too slow
+#define CPU_SECONDS 60                  // of the child, and more for a long file: it spins
+#define CPU_BYTES_PER_S (16u << 20)
 #define PIPE_BYTES (1u << 20)
 #define ENV_FLAGS (MDB_NOSUBDIR | MDB_NOLOCK | MDB_NORDAHEAD)
 #define FIRST_PAGE 2u                   // behind the two meta pages
@@ -55,8 +60,9 @@ static int code_of(int r)
 
 // ---- the child that reads first ----------------------------------------------------------------
 
-// One record on the pipe, followed by key and value. The last one has neither.
-struct frame { uint32_t key_bytes, value_bytes; };
+// One record on the pipe, followed by key and value. The last one has neither, but says how the
+// reading went.
+struct frame { uint32_t key_bytes, value_bytes; int32_t verdict; };
 
 struct pipe_out { int fd; size_t n; uint8_t *buf; };
 
@@ -86,30 +92,35 @@ static bool put(struct pipe_out *o, const void *p, size_t n)
 
 static bool put_frame(struct pipe_out *o, const MDB_val *k, const MDB_val *v)
 {
-    struct frame f = {(uint32_t)k->mv_size, (uint32_t)v->mv_size};
-    return k->mv_size > 0 && k->mv_size <= KEY_MAX &&
-           v->mv_size <= VALUE_MAX &&
-           put(o, &f, sizeof(f)) && put(o, k->mv_data, k->mv_size) &&
+    struct frame f = {.key_bytes = (uint32_t)k->mv_size, .value_bytes = (uint32_t)v->mv_size};
+    return put(o, &f, sizeof(f)) && put(o, k->mv_data, k->mv_size) &&
            put(o, v->mv_data, v->mv_size);
 }
 
+// What the child says of an error of LMDB: what the system denies is not the file's fault.
+static int verdict_of(int r) { return r == 0 ? 0 : r > 0 ? -r : -EUCLEAN; }
+
 // Every record in ascending order, as many as the tree says it has.
-static bool send_records(MDB_txn *txn, MDB_dbi dbi, struct pipe_out *o)
+static int send_records(MDB_txn *txn, MDB_dbi dbi, struct pipe_out *o)
 {
     MDB_cursor *c;
     MDB_stat st;
     MDB_val k, v, last = {0};
     uint64_t n = 0;
-    if (mdb_stat(txn, dbi, &st) || mdb_cursor_open(txn, dbi, &c))
-        return false;
-    int r;
+    int r = mdb_stat(txn, dbi, &st);
+    if (r == 0)
+        r = mdb_cursor_open(txn, dbi, &c);
+    if (r)
+        return verdict_of(r);
     while ((r = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0) {
         if (++n > st.ms_entries || (n > 1 && mdb_cmp(txn, dbi, &last, &k) >= 0) ||
-            !put_frame(o, &k, &v))
-            return false;
+            k.mv_size == 0 || k.mv_size > KEY_MAX || v.mv_size > VALUE_MAX)
+            return -EUCLEAN;
+        if (!put_frame(o, &k, &v))
+            return -EPIPE;
         last = k;
     }
-    return r == MDB_NOTFOUND && n == st.ms_entries;
+    return r == MDB_NOTFOUND && n == st.ms_entries ? 0 : r > 0 ? -r : -EUCLEAN;
 }
 
 // Pages that a transaction freed: how many, then their numbers, descending.
@@ -131,45 +142,92 @@ static bool is_free_list(const MDB_val *v, const MDB_envinfo *info)
 }
 
 // The list of free pages is a tree too (number 0), by transaction, and committing will believe it.
-static bool walk_free_pages(MDB_txn *txn, const MDB_envinfo *info)
+static int walk_free_pages(MDB_txn *txn, const MDB_envinfo *info)
 {
     MDB_cursor *c;
     MDB_stat st;
     MDB_val k, v;
     uint64_t n = 0;
     size_t id, last = 0;
-    if (mdb_stat(txn, 0, &st) || mdb_cursor_open(txn, 0, &c))
-        return false;
-    int r;
+    int r = mdb_stat(txn, 0, &st);
+    if (r == 0)
+        r = mdb_cursor_open(txn, 0, &c);
+    if (r)
+        return verdict_of(r);
     while ((r = mdb_cursor_get(c, &k, &v, MDB_NEXT)) == 0) {
         if (++n > st.ms_entries || k.mv_size != sizeof(id))
-            return false;
+            return -EUCLEAN;
         memcpy(&id, k.mv_data, sizeof(id));
         if (id <= last || id > info->me_last_txnid || !is_free_list(&v, info))
-            return false;
+            return -EUCLEAN;
         last = id;
     }
-    return r == MDB_NOTFOUND && n == st.ms_entries;
+    return r == MDB_NOTFOUND && n == st.ms_entries ? 0 : r > 0 ? -r : -EUCLEAN;
 }
 
-static bool child_read(const char *path, uint64_t bytes_max, int fd)
+// A damaged page of the file may ask for any amount of memory. Is there as much as a good one
+// needs?
+static bool has_memory(const char *path, uint64_t bytes_max)
 {
-    struct pipe_out o = {.fd = fd, .buf = malloc(PIPE_BYTES)};
-    struct frame end = {0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *p = fd < 0 ? MAP_FAILED : mmap(NULL, bytes_max, PROT_READ, MAP_SHARED, fd, 0);
+    void *more = malloc(PIPE_BYTES);
+    bool ok = p != MAP_FAILED && more;
+    if (p != MAP_FAILED)
+        munmap(p, bytes_max);
+    free(more);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+static int child_open(MDB_env *env, const char *path, uint64_t bytes_max)
+{
+    int r = mdb_env_set_mapsize(env, bytes_max);
+    if (r == 0)
+        r = mdb_env_open(env, path, ENV_FLAGS | MDB_RDONLY, 0600);
+    bool is_odd = r == EINVAL || r == ENOENT || (r == ENOMEM && has_memory(path, bytes_max));
+    return is_odd ? -EUCLEAN : verdict_of(r);
+}
+
+static int child_read(const char *path, uint64_t bytes_max, struct pipe_out *o)
+{
     struct stat st;
     MDB_env *env;
     MDB_envinfo info;
     MDB_stat env_stat;
     MDB_txn *txn;
     MDB_dbi dbi;
-    return o.buf && mdb_env_create(&env) == 0 && mdb_env_set_mapsize(env, bytes_max) == 0 &&
-           mdb_env_open(env, path, ENV_FLAGS | MDB_RDONLY, 0600) == 0 &&
-           mdb_env_info(env, &info) == 0 && mdb_env_stat(env, &env_stat) == 0 &&
-           stat(path, &st) == 0 &&
-           (uint64_t)st.st_size / env_stat.ms_psize > info.me_last_pgno &&
-           mdb_txn_begin(env, NULL, MDB_RDONLY, &txn) == 0 &&
-           mdb_dbi_open(txn, NULL, 0, &dbi) == 0 && send_records(txn, dbi, &o) &&
-           walk_free_pages(txn, &info) && put(&o, &end, sizeof(end)) && flush(&o);
+    int r = verdict_of(mdb_env_create(&env));
+    if (r == 0)
+        r = child_open(env, path, bytes_max);
+    if (r == 0 && stat(path, &st) != 0)
+        r = -errno;
+    if (r)
+        return r;
+    mdb_env_info(env, &info);
+    mdb_env_stat(env, &env_stat);
+    if ((uint64_t)st.st_size / env_stat.ms_psize <= info.me_last_pgno)
+        return -EUCLEAN;
+    r = verdict_of(mdb_txn_begin(env, NULL, MDB_RDONLY, &txn));
+    if (r == 0)
+        r = verdict_of(mdb_dbi_open(txn, NULL, 0, &dbi));
+    if (r == 0)
+        r = send_records(txn, dbi, o);
+    return r ? r : walk_free_pages(txn, &info);
+}
+
+// Signals that a process gets for what it does itself.
+static const int crashes[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL, SIGTRAP, SIGXCPU};
+
+static void limit_child(const char *path)
+{
+    struct stat st;
+    rlim_t cpu = CPU_SECONDS;
+    if (stat(path, &st) == 0)
+        cpu += (rlim_t)st.st_size / CPU_BYTES_PER_S;
+    setrlimit(RLIMIT_CPU, &(struct rlimit){cpu, cpu + 1});
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
 }
 
 // Dies quietly of whatever a damaged file does to it, and with its parent, since it has the store's
@@ -182,20 +240,25 @@ static void child_main(const char *path, uint64_t bytes_max, int fd, pid_t paren
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (getppid() != parent)
         _exit(1);                       // it was gone already
-    static const int deadly[] = {SIGSEGV, SIGBUS, SIGABRT, SIGFPE, SIGILL};
-    for (size_t i = 0; i < ARRAY_LEN(deadly); i++)
-        signal(deadly[i], SIG_DFL);
+    for (size_t i = 0; i < ARRAY_LEN(crashes); i++)
+        signal(crashes[i], SIG_DFL);
     signal(SIGPIPE, SIG_IGN);
-    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    limit_child(path);
     int null = open("/dev/null", O_WRONLY);
     if (null >= 0)
         dup2(null, STDERR_FILENO);
-    _exit(child_read(path, bytes_max, fd) ? 0 : 1);
+    struct pipe_out o = {.fd = fd, .buf = malloc(PIPE_BYTES)};
+    struct frame end = {.verdict = o.buf ? child_read(path, bytes_max, &o) : -ENOMEM};
+    // Without a buffer there is nothing before it, and a pipe takes so little at once.
+    bool told = o.buf ? put(&o, &end, sizeof(end)) && flush(&o)
+                      : write(fd, &end, sizeof(end)) == (ssize_t)sizeof(end);
+    _exit(told ? 0 : 1);
 }
 
 struct pipe_in { int fd; size_t at, n; uint8_t *buf; };
 
-static bool refill(struct pipe_in *in)
+// Returns 0, -EPIPE (there is no more), -ETIMEDOUT, or what the system says.
+static int refill(struct pipe_in *in)
 {
     struct pollfd p = {.fd = in->fd, .events = POLLIN};
     int ready;
@@ -205,19 +268,20 @@ static bool refill(struct pipe_in *in)
     ssize_t k = ready > 0 ? read(in->fd, in->buf, PIPE_BYTES) : -1;
     in->at = 0;
     in->n = k > 0 ? (size_t)k : 0;
-    return k > 0;
+    return k > 0 ? 0 : k == 0 ? -EPIPE : ready == 0 ? -ETIMEDOUT : -errno;
 }
 
-static bool take(struct pipe_in *in, void *p, size_t n)
+static int take(struct pipe_in *in, void *p, size_t n)
 {
     for (size_t k; n > 0; p = (uint8_t *)p + k, n -= k) {
-        if (in->at == in->n && !refill(in))
-            return false;
+        int r = in->at == in->n ? refill(in) : 0;
+        if (r)
+            return r;
         k = MIN(n, in->n - in->at);
         memcpy(p, in->buf + in->at, k);
         in->at += k;
     }
-    return true;
+    return 0;
 }
 
 static bool visit_named(const struct index_visitor *v, const uint8_t *key, size_t n_key,
@@ -249,35 +313,61 @@ static bool visit(const struct index_visitor *v, const uint8_t *key, size_t n_ke
            visit_named(v, key + 1, n_key - 1, value, n);
 }
 
-static bool receive(int fd, const struct index_visitor *v)
+struct receiving {
+    struct pipe_in in;
+    uint8_t        key[KEY_MAX];
+    uint8_t       *value;               // (value_max) owned
+    size_t         value_max;
+};
+
+static int receive_record(struct receiving *x, const struct frame *f, const struct index_visitor *v)
 {
-    uint8_t key[KEY_MAX];
-    size_t cap = PIPE_BYTES;
-    struct pipe_in in = {.fd = fd, .buf = malloc(PIPE_BYTES)};
-    uint8_t *value = malloc(cap), *larger;
-    bool ok = false;
-    struct frame f;
-    while (in.buf && value && take(&in, &f, sizeof(f))) {
-        if (f.key_bytes == 0) {
-            ok = true;
-            break;
-        }
-        if (f.key_bytes > KEY_MAX || f.value_bytes > VALUE_MAX)
-            break;
-        if (f.value_bytes > cap) {
-            larger = realloc(value, f.value_bytes);
-            if (!larger)
-                break;
-            value = larger;
-            cap = f.value_bytes;
-        }
-        if (!take(&in, key, f.key_bytes) || !take(&in, value, f.value_bytes) ||
-            !visit(v, key, f.key_bytes, value, f.value_bytes))
-            break;
+    if (f->key_bytes > KEY_MAX || f->value_bytes > VALUE_MAX)
+        return -EUCLEAN;
+    if (f->value_bytes > x->value_max) {
+        uint8_t *larger = realloc(x->value, f->value_bytes);
+        if (!larger)
+            return -ENOMEM;
+        x->value = larger;
+        x->value_max = f->value_bytes;
     }
-    free(in.buf);
-    free(value);
-    return ok;
+    int r = take(&x->in, x->key, f->key_bytes);
+    if (r == 0)
+        r = take(&x->in, x->value, f->value_bytes);
+    if (r)
+        return r;
+    return visit(v, x->key, f->key_bytes, x->value, f->value_bytes) ? 0 : -EUCLEAN;
+}
+
+// Everything that the child sends, and what it says at the end; -EPIPE: it said nothing.
+static int receive(int fd, const struct index_visitor *v)
+{
+    struct receiving x = {.in = {.fd = fd, .buf = malloc(PIPE_BYTES)},
+                          .value = malloc(PIPE_BYTES), .value_max = PIPE_BYTES};
+    struct frame f;
+    int r = x.in.buf && x.value ? 0 : -ENOMEM;
+    while (r == 0 && (r = take(&x.in, &f, sizeof(f))) == 0) {
+        if (f.key_bytes == 0) {
+            r = f.verdict;
+            break;
+        }
+        r = receive_record(&x, &f, v);
+    }
+    free(x.in.buf);
+    free(x.value);
+    return r;
+}
+
+// Of a child that went without a word. One that somebody killed is not the file's fault; where
+// nobody can be waited for (children are ignored), it is taken for one that crashed.
+static int verdict_of_death(bool is_known, int status)
+{
+    if (!is_known || !WIFSIGNALED(status))
+        return -EUCLEAN;
+    for (size_t i = 0; i < ARRAY_LEN(crashes); i++)
+        if (WTERMSIG(status) == crashes[i])
+            return -EUCLEAN;
+    return -EINTR;
 }
 
 static int load_by_child(struct lmdb_index *x, const struct index_visitor *v, struct err *err)
@@ -290,25 +380,25 @@ static int load_by_child(struct lmdb_index *x, const struct index_visitor *v, st
         close(fd[0]);                   // so that writing to nobody fails
         child_main(x->path, x->bytes_max, fd[1], parent);
     }
+    int r = pid < 0 ? -errno : 0;
     close(fd[1]);
-    if (pid < 0) {
-        int r = -errno;
+    if (r) {
         close(fd[0]);
         return err_set(err, r, "fork: %s", strerror(-r));
     }
-    bool ok = receive(fd[0], v);
+    r = receive(fd[0], v);
     close(fd[0]);
-    if (!ok)
+    if (r && r != -EPIPE)
         kill(pid, SIGKILL);
     int status = 0;
     pid_t waited;
     do
         waited = waitpid(pid, &status, 0);
     while (waited < 0 && errno == EINTR);
-    // Where children are ignored nobody can be waited for: then the last frame must do.
-    if (!ok || (waited == pid && !(WIFEXITED(status) && WEXITSTATUS(status) == 0)))
-        return err_set(err, -EUCLEAN, "%s is damaged", x->path);
-    return 0;
+    if (r == -EPIPE)
+        r = verdict_of_death(waited == pid, status);
+    return r == -EUCLEAN ? err_set(err, r, "%s is damaged", x->path)
+           : r ? err_set(err, r, "%s cannot be read: %s", x->path, strerror(-r)) : 0;
 }
 
 // ---- the checksum of a file at rest ------------------------------------------------------------
@@ -352,19 +442,23 @@ static void leave_sum(struct lmdb_index *x)
         unlink(x->sum_path);
 }
 
-// False: there is a checksum, and it is another one.
-static bool sum_matches(struct lmdb_index *x)
+// Returns 0 (the same, or there is none to be believed), -EUCLEAN (another one) or what kept it
+// from reading. Bytes that the disk cannot read any more are for the child to find.
+static int compare_sum(struct lmdb_index *x)
 {
     struct file_sum then, now;
     int fd = open(x->sum_path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0)
-        return errno == ENOENT;
+        return errno == ENOENT || errno == ELOOP ? 0 : -errno;
     ssize_t n = read(fd, &then, sizeof(then));
     close(fd);
     if (n != (ssize_t)sizeof(then) || memcmp(then.magic, file_sum_magic, sizeof(then.magic)) != 0 ||
         then.check != sum_bytes(&then, offsetof(struct file_sum, check)))
-        return true;                    // it is itself no longer believed: the child decides
-    return sum_file(x->path, &now) == 0 && now.bytes == then.bytes && now.sum == then.sum;
+        return 0;                       // it is itself no longer believed
+    int r = sum_file(x->path, &now);
+    if (r)
+        return r == -EIO ? 0 : r;
+    return now.bytes == then.bytes && now.sum == then.sum ? 0 : -EUCLEAN;
 }
 
 // ---- index_ops ---------------------------------------------------------------------------------
@@ -419,9 +513,11 @@ static int lmdb_check(struct index *base, const struct index_visitor *v, struct 
     struct stat st;
     if (lstat(x->path, &st) != 0)
         return errno == ENOENT ? -ENOENT : err_set(err, -errno, "%s: %s", x->path, strerror(errno));
-    if (!S_ISREG(st.st_mode) || !sum_matches(x))
-        return err_set(err, -EUCLEAN, "%s is damaged", x->path);
-    return load_by_child(x, v, err);
+    int r = S_ISREG(st.st_mode) ? compare_sum(x) : -EUCLEAN;
+    if (r == -EUCLEAN)
+        return err_set(err, r, "%s is damaged", x->path);
+    return r ? err_set(err, r, "%s cannot be read: %s", x->path, strerror(-r))
+             : load_by_child(x, v, err);
 }
 
 static int lmdb_load(struct index *base, const struct index_visitor *v, struct err *err)
