@@ -36,6 +36,7 @@ struct disk_params {
     uint32_t     files_max, inflight_max;
     struct iovec memory[2];             // that requests will mostly use; empty: none
     int          eventfd;               // to be written when something can be reaped
+    const int   *lock;                  // a file that has the store's lock; NULL: it is to be taken
     struct kv_sim *sim;
 };
 

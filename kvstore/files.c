@@ -18,15 +18,12 @@
 
 static struct files *of(struct disk *d) { return (struct files *)d; }
 
-static int open_folder(struct files *f, const struct disk_params *p, struct err *err)
+static int open_folder(const char *path, bool create, struct err *err)
 {
-    if (p->create && mkdir(p->path, 0700) != 0 && errno != EEXIST)
-        return err_set(err, -errno, "%.300s: %s", p->path, strerror(errno));
-    f->dir = open(p->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
-    if (f->dir < 0)
-        return err_set(err, -errno, "%.300s: %s", p->path,
-                       strerror(errno));
-    return 0;
+    int fd = -1;
+    if (!create || mkdir(path, 0700) == 0 || errno == EEXIST)
+        fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
+    return fd >= 0 ? fd : err_set(err, -errno, "%.300s: %s", path, strerror(errno));
 }
 
 static int owner_of(int lock)
@@ -36,22 +33,40 @@ static int owner_of(int lock)
     return n > 0 ? (int)strtol(text, NULL, 10) : 0;
 }
 
-static int take_lock(struct files *f, const struct disk_params *p, struct err *err)
+static int take_lock(int dir, const char *path, struct err *err)
 {
-    f->lock = openat(f->dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (f->lock < 0)
-        return err_set(err, -errno, "%.300s/lock: %s", p->path, strerror(errno));
-    for (int i = 0; flock(f->lock, LOCK_EX | LOCK_NB) != 0; i++) {
-        if (errno != EWOULDBLOCK || i == LOCK_TRIES)
-            return err_set(err, -EBUSY, "%.300s: in use by process %d", p->path, owner_of(f->lock));
+    int fd = openat(dir, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return err_set(err, -errno, "%.300s/lock: %s", path, strerror(errno));
+    for (int i = 0; flock(fd, LOCK_EX | LOCK_NB) != 0; i++) {
+        if (errno != EWOULDBLOCK || i == LOCK_TRIES) {
+            err_set(err, -EBUSY, "%.300s: in use by process %d", path, owner_of(fd));
+            close(fd);
+            return -EBUSY;
+        }
         nanosleep(&(struct timespec){.tv_nsec = LOCK_PAUSE_NS}, NULL);
     }
     char text[16];
     int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
     // Only people read it: a full disk is no reason to fail.
-    if (ftruncate(f->lock, 0) != 0 || pwrite(f->lock, text, (size_t)n, 0) != n)
+    if (ftruncate(fd, 0) != 0 || pwrite(fd, text, (size_t)n, 0) != n)
         errno = 0;
-    return 0;
+    return fd;
+}
+
+int files_lock(const char *path, struct err *err)
+{
+    int dir = open_folder(path, false, err);
+    int fd = dir < 0 ? dir : take_lock(dir, path, err);
+    if (dir >= 0)
+        close(dir);
+    return fd;
+}
+
+static int borrow_lock(int lock, struct err *err)
+{
+    int fd = fcntl(lock, F_DUPFD_CLOEXEC, 0);
+    return fd >= 0 ? fd : err_set(err, -errno, "a lock: %s", strerror(errno));
 }
 
 // Some file systems have no O_DIRECT: there the page cache is used.
@@ -73,9 +88,11 @@ int files_open(struct files *f, const struct disk_params *p, struct err *err)
         return err_set(err, -ENOMEM, "out of memory");
     for (uint32_t i = 0; i < f->n_max; i++)
         f->fd[i] = -1;
-    int r = open_folder(f, p, err);
-    if (r == 0)
-        r = take_lock(f, p, err);
+    f->owns_lock = !p->lock;
+    f->dir = open_folder(p->path, p->create, err);
+    if (f->dir >= 0)
+        f->lock = p->lock ? borrow_lock(*p->lock, err) : take_lock(f->dir, p->path, err);
+    int r = MIN(MIN(f->dir, f->lock), 0);
     if (r)
         files_finish(f);
     else
@@ -88,6 +105,9 @@ void files_finish(struct files *f)
     for (uint32_t i = 0; f->fd && i < f->n_max; i++)
         files_segment_close(&f->disk, i);
     free(f->fd);
+    // A ring that is being taken down, or a child, may have the file for a little longer.
+    if (f->lock >= 0 && f->owns_lock && !f->is_busy)
+        flock(f->lock, LOCK_UN);
     if (f->lock >= 0)
         close(f->lock);
     if (f->dir >= 0)

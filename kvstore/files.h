@@ -6,12 +6,16 @@
 struct files {
     struct disk disk;
     int         dir, lock;              // -1: not open
+    bool        owns_lock;              // it was taken here
+    bool        is_busy;                // requests have not ended: the lock is theirs
     int        *fd;                     // (n_max), -1: closed; owned
     uint32_t    n_max;
     bool        direct;                 // O_DIRECT is on for segments
 };
 
-// Opens the folder and locks it against every other process.
+// The file that locks a store's folder against every other process, locked, or a negative errno.
+int  files_lock(const char *path, struct err *err);
+// Opens the folder and locks it.
 int  files_open(struct files *f, const struct disk_params *p, struct err *err);
 void files_finish(struct files *f);
 

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include "kvstore/files.h"
 #include "kvstore/store.h"
 
 #define SUPER_NAME "super"
@@ -29,6 +30,7 @@ struct checking {
     void       *ctx;
     struct kv_fsck *f;
     struct disk    *disk;
+    int             lock;               // from the first look to the last repair
     uint8_t         uuid[UUID_BYTES];
     struct found_segment segment[FILES_MAX];
     uint32_t        n_segments;
@@ -91,9 +93,13 @@ static bool check_file(void *ctx, const char *name)
     uint64_t bytes = 0;
     if (is_known_name(name))
         return true;
-    if (!segment_name_parse(name, &id, &slot_bytes) || n == FILES_MAX ||
-        c->disk->ops->file_open(c->disk, n, name, false, &bytes) != 0) {
+    bool is_segment = segment_name_parse(name, &id, &slot_bytes) && n < FILES_MAX;
+    int r = is_segment ? c->disk->ops->file_open(c->disk, n, name, false, &bytes) : 0;
+    if (!is_segment)
         tell(c, "%.100s is no segment of a store", name);
+    else if (r)
+        tell(c, "%.100s cannot be opened: %s", name, strerror(-r));
+    if (!is_segment || r) {
         c->f->bad_files++;
         return true;
     }
@@ -234,7 +240,7 @@ static void count_strays(struct checking *c)
 static int check(struct checking *c, struct err *err)
 {
     const struct disk_params p = {.path = c->path, .files_max = FILES_MAX, .inflight_max = 1,
-                                  .eventfd = -1};
+                                  .eventfd = -1, .lock = &c->lock};
     size_t slot_bytes = slot_bytes_for(KV_BLOCK_BYTES_MAX);
     int r = disk_posix.open(&c->disk, &p, err);
     if (r)
@@ -316,7 +322,7 @@ static int repair(struct checking *c, struct err *err)
         return err_set(err, r, "%.300s: %s", c->path, strerror(-r));
     struct kv_store *s;
     const struct kv_store_params p = {.path = c->path, .buffers = 1, .backend = "posix"};
-    r = kv_store_open(&s, &p, err);
+    r = store_open(&s, &p, &c->lock, err);
     if (r)
         return r;
     void *buf = kv_store_buffer(s);
@@ -343,13 +349,16 @@ int kv_store_fsck(const char *path, bool want_repair, void (*say)(void *ctx, con
     c->say = say;
     c->ctx = ctx;
     c->f = &f;
-    int r = check(c, err);
+    c->lock = files_lock(path, err);
+    int r = c->lock < 0 ? c->lock : check(c, err);
     if (r == 0 && want_repair && !kv_fsck_clean(&f))
         r = repair(c, err);
     for (uint32_t i = 0; i < c->n_segments; i++)
         free(c->segment[i].known);
     free(c->good.key);
     free(c->bad.key);
+    if (c->lock >= 0)
+        close(c->lock);
     free(c);
     if (r == 0)
         *ret = f;

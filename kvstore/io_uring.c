@@ -5,6 +5,7 @@
 #include <liburing.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include "base/base.h"
 #include "kvstore/files.h"
 
@@ -33,6 +34,22 @@ static int setup_ring(struct ring_disk *r, uint32_t entries)
     return e;
 }
 
+// After a fork, the first to write to a page gets a copy: the parent, while the ring still reads
+// and writes the page that it has registered. So no child may have these pages.
+static bool keep_from_children(struct ring_disk *r, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (madvise(r->piece[i].iov_base, r->piece[i].iov_len, MADV_DONTFORK) != 0)
+            return false;
+    return true;
+}
+
+static void give_to_children(struct ring_disk *r, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        madvise(r->piece[i].iov_base, r->piece[i].iov_len, MADV_DOFORK);
+}
+
 // Pieces of at most 1 GiB of the memory that requests will use. Refused ones are done without.
 static void register_memory(struct ring_disk *r, const struct disk_params *p)
 {
@@ -46,8 +63,22 @@ static void register_memory(struct ring_disk *r, const struct disk_params *p)
             left -= bytes;
         }
     }
-    if (n && io_uring_register_buffers(&r->ring, r->piece, n) == 0)
+    if (n && keep_from_children(r, n) && io_uring_register_buffers(&r->ring, r->piece, n) == 0)
         r->n_pieces = n;
+    else
+        give_to_children(r, n);
+}
+
+// The lock is the ring's too: it lasts until the last request has ended in the kernel, also when
+// the process is killed or has given up on a disk that does not answer.
+static void register_files(struct ring_disk *r, uint32_t files_max)
+{
+    const int *lock = &r->base.lock;
+    r->has_files = io_uring_register_files_sparse(&r->ring, files_max + 1) == 0;
+    if (r->has_files)
+        io_uring_register_files_update(&r->ring, files_max, lock, 1);
+    else
+        io_uring_register_files(&r->ring, lock, 1);
 }
 
 static int ring_open(struct disk **ret, const struct disk_params *p, struct err *err)
@@ -74,7 +105,7 @@ static int ring_open(struct disk **ret, const struct disk_params *p, struct err 
     }
     r->base.disk.ops = &disk_io_uring;
     r->waiting_end = &r->waiting;
-    r->has_files = io_uring_register_files_sparse(&r->ring, p->files_max) == 0;
+    register_files(r, p->files_max);
     register_memory(r, p);
     *ret = &r->base.disk;
     return 0;
@@ -83,7 +114,10 @@ static int ring_open(struct disk **ret, const struct disk_params *p, struct err 
 static void ring_close(struct disk *d)
 {
     struct ring_disk *r = of(d);
+    r->base.is_busy = r->in_flight > 0;
     io_uring_queue_exit(&r->ring);
+    if (!r->base.is_busy)
+        give_to_children(r, r->n_pieces);
     files_finish(&r->base);
     free(r);
 }

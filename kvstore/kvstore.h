@@ -35,7 +35,8 @@ struct kv_store_params {
     uint64_t    segment_bytes;          // of one preallocated file; 64 MiB or capacity / 128
     uint32_t    inflight_max;           // disk requests at once; 64
     uint32_t    buffers;                // of block_bytes_max, for kv_store_buffer()
-    void       *memory;                 // the caller's own buffers, registered if possible;
+    void       *memory;                 // the caller's own buffers, registered if possible, and
+                                        // then not inherited by children of fork();
     uint64_t    memory_bytes;           // borrowed until close
     uint64_t    sums_bytes_max;         // memory for checksums of partly read blocks; 64 MiB
     uint64_t    write_bytes_per_day;    // wear budget; 0: none

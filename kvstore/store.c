@@ -177,6 +177,7 @@ static void *map(uint64_t bytes)
     if (p == MAP_FAILED)
         return NULL;
     madvise(p, bytes, MADV_DONTDUMP);   // what users wrote has no place in a core dump
+    madvise(p, bytes, MADV_DONTFORK);   // and requests write to it whoever forks meanwhile
     return p;
 }
 
@@ -254,7 +255,7 @@ static int open_backends(struct kv_store *s, struct err *err)
                             .inflight_max = s->p.inflight_max, .eventfd = s->eventfd,
                             .memory = {{s->buffers, s->buffers ? buffers_bytes(s) : 0},
                                        {s->p.memory, s->p.memory_bytes}},
-                            .sim = s->p.sim};
+                            .lock = s->lock, .sim = s->p.sim};
     int r = disk_open(&s->disk, s->p.backend, &d, s->stats.note, sizeof(s->stats.note), err);
     if (r)
         return r;
@@ -298,6 +299,12 @@ static void destroy(struct kv_store *s)
 
 int kv_store_open(struct kv_store **ret, const struct kv_store_params *p, struct err *err)
 {
+    return store_open(ret, p, NULL, err);
+}
+
+int store_open(struct kv_store **ret, const struct kv_store_params *p, const int *lock,
+               struct err *err)
+{
     int r = check_params(p, err);
     if (r)
         return r;
@@ -305,6 +312,7 @@ int kv_store_open(struct kv_store **ret, const struct kv_store_params *p, struct
     if (!s)
         return err_set(err, -ENOMEM, "out of memory");
     s->p = *p;
+    s->lock = lock;
     set_defaults(s);
     r = alloc(s, err);
     if (r == 0)
@@ -320,6 +328,7 @@ int kv_store_open(struct kv_store **ret, const struct kv_store_params *p, struct
         destroy(s);
         return r;
     }
+    s->lock = NULL;
     *ret = s;
     return 0;
 }

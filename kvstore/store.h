@@ -74,6 +74,7 @@ struct kv_store {
     char              *path;            // owned
     uint8_t            uuid[UUID_BYTES];
     bool               is_found;        // opened as it is: without a cap, and never made
+    const int         *lock;            // see disk_params; while it is opened
     uint64_t           data_bytes_max, index_bytes_max;
     int                eventfd;         // -1: simulated
     struct disk       *disk;            // owned
@@ -133,6 +134,9 @@ struct kv_store {
 
 // ---- store.c -----------------------------------------------------------------------------------
 
+// kv_store_open() for somebody who has the lock already; NULL: nobody has.
+int  store_open(struct kv_store **ret, const struct kv_store_params *p, const int *lock,
+                struct err *err);
 void store_tick(struct kv_store *s);            // s->time_s, which never goes back
 uint64_t store_now_ns(const struct kv_store *s);
 void io_list_init(struct io_list *l);

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -374,6 +375,78 @@ TEST(two_processes)
     REQUIRE(strstr(e.msg, who));
     kv_store_close(s);
     rig_remove(folder);
+}
+
+// ---- other processes ---------------------------------------------------------------------------
+
+// Pages that the ring has registered would be copied for whoever writes to them first after a fork.
+TEST(no_child_has_buffers)
+{
+    new_folder();
+    uint8_t *mine = mmap(NULL, MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct kv_store_params p = params(NULL);
+    p.memory = mine;
+    p.memory_bytes = MIB;
+    memset(mine, 1, MIB);
+    struct kv_store *s = open_store(&p);
+    uint64_t bytes;
+    void *all = kv_store_buffers(s, &bytes);
+    bool registered = stats(s).registered_buffers;
+    pid_t pid = fork();
+    if (pid == 0) {
+        unsigned char in[MIB / 4096];
+        bool has = mincore(all, 4096, in) == 0 || (registered && mincore(mine, MIB, in) == 0);
+        _exit(has);
+    }
+    int status;
+    REQUIRE(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    memset(mine, 2, MIB);
+    REQUIRE_INT(rig_put(s, 1, mine, BLOCK), 0);
+    REQUIRE_INT(rig_get(s, 1, 0, mine + BLOCK, BLOCK), 0);
+    kv_store_close(s);
+    pid = fork();                       // the caller's own again
+    if (pid == 0)
+        _exit(mine[MIB - 1] != 2);
+    REQUIRE(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    munmap(mine, MIB);
+    rig_remove(folder);
+}
+
+// A file that the kernel lists among those of a ring.
+static bool ring_has(const char *name)
+{
+    char path[64], link[64], line[512];
+    bool found = false;
+    for (int fd = 3; fd < 200 && !found; fd++) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+        ssize_t n = readlink(path, link, sizeof(link) - 1);
+        link[MAX(n, 0)] = '\0';
+        if (!strstr(link, "io_uring"))
+            continue;
+        snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+        FILE *f = fopen(path, "r");
+        while (f && fgets(line, sizeof(line), f))
+            found |= strstr(line, name) != NULL;
+        if (f)
+            fclose(f);
+    }
+    return found;
+}
+
+// The lock is not free before the last request has ended, whatever became of the process.
+TEST(ring_has_the_lock)
+{
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    bool is_told = strcmp(stats(s).backend, "io_uring") == 0 && ring_has("seg-");
+    bool has_lock = ring_has("lock");
+    kv_store_close(s);
+    rig_remove(folder);
+    if (!is_told)
+        SKIP("no ring, or a kernel that does not tell its files");
+    REQUIRE(has_lock);
 }
 
 // ---- what a system may deny --------------------------------------------------------------------
