@@ -255,7 +255,8 @@ void commit_add_meta(struct kv_store *s)
     struct index_change *c = add_change(s->filling, INDEX_META, REF_NOTHING, NO_ENTRY, NULL);
     c->meta = (struct index_meta){.generation = s->generation, .use_clock = s->use_clock,
                                   .time_s = s->time_s, .wear_day = s->wear_day,
-                                  .wear_bytes = s->wear_bytes, .written_bytes = s->written_bytes};
+                                  .wear_bytes = s->wear_bytes, .written_bytes = s->written_bytes,
+                                  .segment_id = s->segments.next_id};
     memcpy(c->meta.uuid, s->uuid, UUID_BYTES);
 }
 

@@ -69,7 +69,8 @@ struct index_meta {
     uint64_t generation, use_clock;     // the next ones
     uint64_t time_s;                    // no clock of ours ever went behind it
     uint64_t wear_day, wear_bytes, written_bytes;
-    uint64_t reserved[4];
+    uint64_t segment_id;                // the next one; removed files may come back
+    uint64_t reserved[3];
     uint64_t check;
 };
 static_assert(sizeof(struct index_meta) == 112, "on disk");

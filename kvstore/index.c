@@ -648,6 +648,8 @@ static int lmdb_read_named(struct index *base, const char *name, void *p, uint32
     MDB_val k = {named_key(key, name), key}, v;
     struct index_named h;
     MDB_txn *txn;
+    if (!x->env)
+        return -EIO;                    // it was only looked at
     int r = code_of(mdb_txn_begin(x->env, NULL, MDB_RDONLY, &txn));
     if (r)
         return r;

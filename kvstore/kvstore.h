@@ -25,7 +25,9 @@ struct kv_store;
 struct kv_sim;                          // kvstore/sim.h
 
 // Zero means the default where one is named. Without capacity_bytes and block_bytes_max an existing
-// store is opened as it is, whatever its size; it is made only with both.
+// store is opened as it is, whatever its size; it is made only with both. With read_only such a
+// store is looked at: nothing of it changes, a damaged index is -EUCLEAN, and whatever would change
+// something, RECORD_GET too, ends with -EIO.
 struct kv_store_params {
     const char *path;                   // folder; created if missing
     uint64_t    capacity_bytes;         // hard cap of all files together
@@ -40,6 +42,7 @@ struct kv_store_params {
     uint64_t    memory_bytes;           // borrowed until close
     uint64_t    sums_bytes_max;         // memory for checksums of partly read blocks; 64 MiB
     uint64_t    write_bytes_per_day;    // wear budget; 0: none
+    bool        read_only;
     const char *backend;                // "io_uring", "posix"; NULL: the best that works
     struct kv_sim *sim;                 // a simulated machine instead of path and backend; borrowed
 };

@@ -11,13 +11,19 @@
 
 struct by_id { uint32_t id, number; };
 
+// A segment that is there and cannot be opened.
+struct shut_segment { uint32_t id; int error; char name[SEGMENT_NAME_MAX]; };
+
 struct loading {
     struct kv_store *s;
     struct by_id    *by_id;             // (n_segments) ascending, owned
     uint32_t         n_segments;
     struct hash     *lost;              // (n_lost) blocks whose slots are not there, owned
     uint32_t         n_lost, n_lost_max;
-    int              segment_error;     // a segment is there and cannot be opened
+    struct shut_segment *shut;          // (n_shut) owned
+    uint32_t         n_shut;
+    const struct shut_segment *wanted;  // the index has a block there
+    int              segment_error;     // what opens no file at all
     bool             has_meta, is_other_store, out_of_memory;
     bool             has_strangers;     // names that no store has
 };
@@ -55,8 +61,8 @@ static int create_super(struct kv_store *s, struct loading *l, struct err *err)
     return store_write_super(s, err);
 }
 
-// The first good copy. A newer version in either, if its check holds, is believed: this program must
-// not touch it.
+// The first good copy. A newer version in either, if its check holds, is believed: this program
+// must not touch it.
 static int choose_super(const uint8_t *both, struct super *ret)
 {
     struct super found;
@@ -95,6 +101,20 @@ static int load_super(struct kv_store *s, struct loading *l, bool *is_new, struc
 
 // ---- segments ----------------------------------------------------------------------------------
 
+// These say nothing about the file.
+static bool is_shortage(int r) { return r == -EMFILE || r == -ENFILE || r == -ENOMEM; }
+
+static int add_shut(struct loading *l, uint32_t id, const char *name, int error)
+{
+    struct shut_segment *more = realloc(l->shut, (l->n_shut + 1) * sizeof(*more));
+    if (!more)
+        return -ENOMEM;
+    l->shut = more;
+    more[l->n_shut] = (struct shut_segment){.id = id, .error = error};
+    memcpy(more[l->n_shut++].name, name, MIN(strlen(name), SEGMENT_NAME_MAX - 1));
+    return 0;
+}
+
 static bool load_segment(void *ctx, const char *name)
 {
     struct loading *l = ctx;
@@ -109,9 +129,11 @@ static bool load_segment(void *ctx, const char *name)
     if (number == s->segments.n_max)
         return true;                    // its blocks are misses
     int r = s->disk->ops->file_open(s->disk, number, name, false, &bytes);
-    if (r) {                            // one that may be back tomorrow is no reason to forget
-        l->segment_error = r == -ENOENT ? 0 : r;
-        return r == -ENOENT;
+    if (r == -ENOENT)
+        return true;
+    if (r) {
+        l->segment_error = is_shortage(r) ? r : add_shut(l, id, name, r);
+        return l->segment_error == 0;
     }
     uint32_t added = bytes < slot_bytes ? NO_SEGMENT
                      : segments_add(&s->segments, id, slot_bytes, bytes, SEGMENT_READY);
@@ -135,8 +157,8 @@ static int load_segments(struct kv_store *s, struct loading *l, struct err *err)
     if (r)
         return err_set(err, r, "%.300s: %s", s->path, strerror(-r));
     if (l->segment_error)
-        return err_set(err, l->segment_error, "a segment of %.300s cannot be opened: %s", s->path,
-                       strerror(-l->segment_error));
+        return err_set(err, l->segment_error, "the segments of %.300s cannot be opened: %s",
+                       s->path, strerror(-l->segment_error));
     l->by_id = malloc(MAX(l->n_segments, 1) * sizeof(*l->by_id));
     if (!l->by_id)
         return err_set(err, -ENOMEM, "out of memory");
@@ -213,6 +235,11 @@ static bool visit_block(void *ctx, const struct hash *key, const struct index_bl
     struct by_id wanted = {.id = b->segment};
     const struct by_id *found = bsearch(&wanted, l->by_id, l->n_segments, sizeof(wanted),
                                         compare_ids);
+    for (uint32_t i = 0; !found && i < l->n_shut; i++)
+        if (l->shut[i].id == b->segment)
+            l->wanted = &l->shut[i];
+    if (l->wanted)
+        return false;
     if (!found || slot_bytes_for(b->bytes) > l->s->segments.segment[found->number].slot_bytes)
         return lose(l, key);
     return add_block(l, key, b, found->number);
@@ -236,6 +263,7 @@ static bool visit_meta(void *ctx, const struct index_meta *m)
     s->generation = MAX(s->generation, m->generation);
     s->use_clock = MAX(s->use_clock, m->use_clock);
     s->time_s = MAX(s->time_s, m->time_s);
+    s->segments.next_id = MAX(s->segments.next_id, (uint32_t)MIN(m->segment_id, UINT32_MAX));
     s->wear_day = m->wear_day;
     s->wear_bytes = m->wear_bytes;
     s->written_bytes = m->written_bytes;
@@ -266,12 +294,22 @@ static int forget_lost(struct kv_store *s, const struct loading *l, struct err *
              : 0;
 }
 
+// One that may be back tomorrow is no reason to forget its blocks.
+static int refuse_shut(const struct kv_store *s, const struct shut_segment *x, struct err *err)
+{
+    return err_set(err, x->error, "%.300s/%s has blocks and cannot be opened: %s", s->path, x->name,
+                   strerror(-x->error));
+}
+
 static int load_index(struct kv_store *s, struct loading *l, struct err *err)
 {
     const struct index_visitor v = {l, visit_block, visit_named, visit_meta};
-    int r = s->committer.index->ops->load(s->committer.index, &v, err);
+    const struct index_ops *ops = s->committer.index->ops;
+    int r = (s->p.read_only ? ops->check : ops->load)(s->committer.index, &v, err);
     if (l->out_of_memory)
         return err_set(err, -ENOMEM, "out of memory for the index of the store");
+    if (l->wanted)
+        return refuse_shut(s, l->wanted, err);
     return r == 0 && !l->has_meta ? -EUCLEAN : r;   // without it, rebuilding was not finished
 }
 
@@ -374,8 +412,18 @@ static int save_index(struct kv_store *s)
     return r;
 }
 
+// What a process that was killed left in a cache is not to be named before it is durable: it may be
+// preferred to an older copy that is. Where that fails, the blocks are as unproven as they were.
+static void sync_all(struct kv_store *s, const struct loading *l)
+{
+    for (uint32_t i = 0; i < l->n_segments; i++)
+        s->stats.sync_errors += s->disk->ops->sync(s->disk, l->by_id[i].number) != 0;
+}
+
 static int rebuild(struct kv_store *s, struct loading *l, struct err *err)
 {
+    if (l->n_shut)
+        return refuse_shut(s, &l->shut[0], err);
     unload(s);
     l->is_other_store = false;
     int r = s->committer.index->ops->reset(s->committer.index, err);
@@ -384,6 +432,7 @@ static int rebuild(struct kv_store *s, struct loading *l, struct err *err)
     uint8_t *unit = map(KV_UNIT_BYTES);
     if (!unit)
         return err_set(err, -ENOMEM, "out of memory");
+    sync_all(s, l);
     for (uint32_t i = 0; i < l->n_segments && !l->out_of_memory; i++)
         rebuild_segment(l, l->by_id[i].number, unit);
     munmap(unit, KV_UNIT_BYTES);
@@ -423,8 +472,13 @@ static int order_by_use(struct kv_store *s)
 static int load_or_rebuild(struct kv_store *s, struct loading *l, bool is_new, struct err *err)
 {
     int r = load_index(s, l, err);
+    if (s->p.read_only && r == -ENOENT && !l->n_segments)
+        return 0;
+    if (s->p.read_only && (r == -ENOENT || r == -EUCLEAN))
+        return err_set(err, -EUCLEAN, "the index of %.300s is damaged or missing; it is rebuilt "
+                       "when the store is opened to be used", s->path);
     if (r == 0)
-        return forget_lost(s, l, err);
+        return s->p.read_only ? 0 : forget_lost(s, l, err);
     if (r != -ENOENT && r != -EUCLEAN)
         return r;
     l->n_lost = 0;
@@ -445,6 +499,7 @@ int store_load(struct kv_store *s, struct err *err)
         r = load_or_rebuild(s, &l, is_new, err);
     free(l.by_id);
     free(l.lost);
+    free(l.shut);
     if (r)
         return r;
     segments_relink(&s->segments);
@@ -452,6 +507,9 @@ int store_load(struct kv_store *s, struct err *err)
         return err_set(err, -ENOMEM, "out of memory");
     s->opened_ns = 0;                   // the clock starts behind what the index says
     store_tick(s);
-    room_shrink(s);
+    if (s->p.read_only)
+        s->index_broken = s->stats.degraded = true;     // nothing can be stored
+    else
+        room_shrink(s);
     return 0;
 }

@@ -112,6 +112,8 @@ static int check_params(const struct kv_store_params *p, struct err *err)
 {
     if (!p->path && !p->sim)
         return err_set(err, -EINVAL, "the store has no path");
+    if (p->read_only && p->capacity_bytes)
+        return err_set(err, -EINVAL, "a store that is only looked at has no cap");
     if (!p->sim && p->capacity_bytes == 0 && p->block_bytes_max == 0)
         return 0;                       // an existing store as it is
     if (p->capacity_bytes < KV_CAPACITY_BYTES_MIN)
@@ -153,7 +155,7 @@ static void set_defaults(struct kv_store *s)
     }
     p->inflight_max = p->inflight_max ? CLAMP(p->inflight_max, 4, 4096) : 64;
     p->sums_bytes_max = p->sums_bytes_max ? p->sums_bytes_max : 64u << 20;
-    p->records_max = p->records_max ? p->records_max : RECORDS_USUAL;
+    p->records_max = p->records_max ? p->records_max : s->is_found ? UINT32_MAX : RECORDS_USUAL;
     uint64_t blocks = p->blocks_max ? p->blocks_max : MAX(p->capacity_bytes >> 16, 1024);
     blocks = MIN(blocks, p->capacity_bytes / (8 * INDEX_BYTES_PER_BLOCK));
     p->blocks_max = (uint32_t)MIN(blocks, SLOT_LAST - 1);

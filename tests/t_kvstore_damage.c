@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include "kvstore/format.h"
@@ -366,6 +367,105 @@ TEST(files_vanish)
         int r = rig_get(s, k, 0, buf, BLOCK);
         REQUIRE(r == 0 || r == -ENOENT);
     }
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+// Looking at a store changes nothing of it, also where opening it would rebuild it.
+TEST(only_looked_at)
+{
+    new_folder();
+    struct kv_store_params p = params("posix"), look = {.path = folder, .read_only = true};
+    char path[128], sum[128];
+    struct stat before, after;
+    path_of(path, sizeof(path), "index");
+    path_of(sum, sizeof(sum), "index.sum");
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    REQUIRE_INT(record_put(s, "r", "value", NULL, 0), 0);
+    kv_store_close(s);
+    REQUIRE(stat(path, &before) == 0);
+    s = open_store(&look);
+    REQUIRE(stats(s).blocks == 1 && stats(s).records == 1);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    REQUIRE_INT(rig_put(s, 2, buf, BLOCK), -EIO);
+    REQUIRE_INT(rig_delete(s, 1), -EIO);
+    REQUIRE_INT(record_put(s, "r", "other", NULL, 0), -EIO);
+    kv_store_close(s);
+    REQUIRE(stat(path, &after) == 0 && after.st_ino == before.st_ino);
+    REQUIRE(after.st_mtim.tv_nsec == before.st_mtim.tv_nsec && stat(sum, &after) == 0);
+    flip_file(path, 5000, 1);
+    require_refused(&look, -EUCLEAN);
+    flip_file(path, 5000, 1);
+    s = open_store(&p);
+    REQUIRE(!stats(s).rebuilt && stats(s).records == 1);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    rig_remove(folder);
+    look.path = "/dev/shm/kvstore_none";
+    require_refused(&look, -ENOENT);
+}
+
+// A segment that cannot be opened matters to a store only if it has blocks there.
+TEST(shut_segment)
+{
+    new_folder();
+    struct kv_store_params p = params("posix");
+    struct kv_fsck f;
+    struct err e = {0};
+    char path[128], index[128];
+    struct kv_store *s = open_store(&p);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    kv_store_close(s);
+    path_of(path, sizeof(path), "seg-00000070-00011000");
+    path_of(index, sizeof(index), "index");
+    REQUIRE(mkdir(path, 0700) == 0);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    REQUIRE_OK(kv_store_fsck(folder, false, NULL, NULL, &f, &e), e);
+    REQUIRE(f.blocks == 1 && f.bad_files == 1 && !f.bad_blocks);
+    REQUIRE(unlink(index) == 0);        // now nobody knows
+    REQUIRE_INT(kv_store_open(&s, &p, &e), -EISDIR);
+    REQUIRE(strstr(e.msg, "seg-00000070-00011000"));
+    REQUIRE(rmdir(path) == 0);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
+static bool was_unlocked;
+
+int truncate(const char *path, off_t bytes)
+{
+    char lock[128];
+    path_of(lock, sizeof(lock), "lock");
+    int fd = open(lock, O_RDWR);
+    was_unlocked |= fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0;
+    close(fd);
+    return (int)syscall(SYS_truncate, path, bytes);
+}
+
+// Nobody else gets at a store between what is found and what is done about it.
+TEST(repair_has_the_lock)
+{
+    new_folder();
+    struct kv_store_params p = params("posix");
+    struct kv_fsck f;
+    struct err e = {0};
+    char path[128];
+    struct kv_store *s = open_store(&p);
+    for (uint64_t k = 0; k < 5; k++)
+        REQUIRE_INT(rig_put(s, k, buf, BLOCK), 0);
+    kv_store_close(s);
+    segment_path(path, sizeof(path));
+    REQUIRE(truncate(path, 3 * (4096 + BLOCK) + 100) == 0);
+    was_unlocked = false;
+    REQUIRE_OK(kv_store_fsck(folder, true, NULL, NULL, &f, &e), e);
+    REQUIRE(f.repaired && f.bad_blocks == 2 && !was_unlocked);
+    s = open_store(&p);
+    REQUIRE_INT(stats(s).blocks, 3);
     kv_store_close(s);
     rig_remove(folder);
 }

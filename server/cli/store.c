@@ -28,9 +28,7 @@ static int stats(struct cli *c, struct kv_store *s, struct err *err)
     for (size_t i = 0; i < sizeof(row) / sizeof(row[0]); i++)
         str_printf(&c->out, c->json ? "%s\"%s\":%" PRIu64 : "%s%-20s %" PRIu64 "\n",
                    c->json ? i ? "," : "{" : "", row[i].name, row[i].value);
-    str_printf(&c->out, c->json ? ",\"rebuilt\":%s}\n" : "%s",
-               c->json ? st.rebuilt ? "true" : "false"
-                       : st.rebuilt ? "The index was damaged and has been rebuilt.\n" : "");
+    str_puts(&c->out, c->json ? "}\n" : "");
     return 0;
 }
 
@@ -84,12 +82,14 @@ int cmd_store(struct cli *c, struct err *err)
     static const struct {
         const char *name;
         int       (*run)(struct cli *c, struct kv_store *s, struct err *err);
-    } action[] = {{"stats", stats}, {"ls", ls}, {"evict", evict}};
-    const struct kv_store_params p = {.path = c->file, .backend = "posix"};
+        bool        changes;
+    } action[] = {{"stats", stats, false}, {"ls", ls, false}, {"evict", evict, true}};
+    struct kv_store_params p = {.path = c->file, .backend = "posix"};
     struct kv_store *s;
     for (size_t i = 0; i < sizeof(action) / sizeof(action[0]); i++) {
         if (strcmp(c->model, action[i].name) != 0)
             continue;
+        p.read_only = !action[i].changes;
         int r = kv_store_open(&s, &p, err);
         if (r)
             return r;
