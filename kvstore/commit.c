@@ -203,6 +203,8 @@ bool commit_use(struct kv_store *s, const struct entry *e)
 {
     if (s->filling->n >= GROUP_MAX / 2 || s->index_broken)
         return false;
+    if (table_find(&s->table, &e->key) != e)
+        return true;                    // its successor may have its name already
     add_block(s->filling, s, e, REF_USE);
     return true;
 }
@@ -236,7 +238,7 @@ static void add_records(struct kv_store *s, struct group *g)
 {
     struct kv_io *io;
     while (g->n < GROUP_MAX - 1 && (io = io_list_take(&s->record_changes)))
-        record_fill(s, add_change(g, INDEX_NAMED, REF_RECORD, NO_ENTRY, io), io);
+        record_fill(add_change(g, INDEX_NAMED, REF_RECORD, NO_ENTRY, io), io);
 }
 
 static void add_drops(struct kv_store *s, struct group *g)

@@ -23,7 +23,9 @@ bool kv_store_hold(struct kv_store *s, const struct hash *key)
 void kv_store_release(struct kv_store *s, const struct hash *key)
 {
     struct entry *e = table_find(&s->table, key);
-    if (!e || !e->holds)                // it was found damaged meanwhile, and dropped
+    while (e && !e->holds)              // beneath one that is to replace it
+        e = table_older(&s->table, e);
+    if (!e)                             // it was found damaged meanwhile, and dropped
         return;
     e->holds--;
     block_evictable(s, e);

@@ -217,7 +217,7 @@ static bool add_block(struct loading *l, const struct hash *key, const struct in
     e->bytes = b->bytes;
     e->segment = segment;
     e->slot = b->slot;
-    e->generation = b->generation;
+    e->generation = e->pin_generation = b->generation;
     e->sum = b->sum;
     e->last_use = b->last_use;
     e->expires_s = b->expires_s;

@@ -88,8 +88,8 @@ static int put_refusal(struct kv_store *s, const struct kv_io *io)
 {
     if (s->stats.degraded)
         return -EIO;
-    if (s->p.write_bytes_per_day &&
-        s->wear_bytes + slot_bytes_for(io->bytes) > s->p.write_bytes_per_day) {
+    uint64_t written = s->wear_bytes + s->wear_coming_bytes + slot_bytes_for(io->bytes);
+    if (s->p.write_bytes_per_day && written > s->p.write_bytes_per_day) {
         s->stats.over_budget++;
         return -EDQUOT;
     }
@@ -110,8 +110,10 @@ static int put_new(struct kv_store *s, struct kv_io *io)
         table_free(&s->table, e);
         return r;
     }
-    e->generation = s->generation++;
+    e->generation = e->pin_generation = s->generation++;
     e->expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0;
+    io->priv.wear_bytes = slot_bytes_for(io->bytes);
+    s->wear_coming_bytes += io->priv.wear_bytes;
     block_use(s, e);
     e->use_dirty = false;
     io->priv.entry = entry_number(&s->table, e);
@@ -123,26 +125,12 @@ static int put_new(struct kv_store *s, struct kv_io *io)
 static void start_put(struct kv_store *s, struct kv_io *io)
 {
     struct entry *e = table_find(&s->table, &io->key);
-    if (e && e->unproven && e->reads) { // the read will tell
-        io_list_add(&s->room, io);
-        return;
-    }
-    // One that may not be durable makes way, and so does one that has expired; but not for nothing.
-    int refusal = e && e->unproven ? put_refusal(s, io) : 0;
-    if (refusal == -EAGAIN) {
-        io_list_add(&s->room, io);
-        return;
-    }
-    if (refusal) {
-        op_changed(s, io, refusal);
-        s->stats.no_space += refusal == -ENOSPC;
-        return;
-    }
-    if (e && (e->unproven || (e->in_use_list && block_expired(s, e)))) {
+    if (e && e->in_use_list && block_expired(s, e)) {
         block_kill(s, e);
         e = NULL;
     }
-    if (e) {
+    // One that may not be durable stays until its successor is.
+    if (e && !e->unproven) {
         put_again(s, e, io);
         return;
     }
@@ -241,11 +229,20 @@ void op_retry_room(struct kv_store *s)
 
 // ---- disk requests -----------------------------------------------------------------------------
 
+// Urgent requests find some free whatever is prefetched and written.
+static bool has_request(const struct kv_store *s, const struct kv_io *io)
+{
+    uint32_t limit = s->p.inflight_max;
+    if (io->priority >= KV_PREFETCH)
+        limit -= limit / 4;
+    return s->in_flight < limit;
+}
+
 static struct disk_io *take_request(struct kv_store *s, struct kv_io *io)
 {
-    struct disk_io *q = s->free_request;
-    if (!q)
+    if (!has_request(s, io))
         return NULL;
+    struct disk_io *q = s->free_request;
     s->free_request = q->next;
     *q = (struct disk_io){.write = io->kind != KV_IO_GET, .n_iov = 1, .owner = io,
                           .file = entry_of(s, io)->segment};
@@ -300,7 +297,7 @@ static bool issue_get(struct kv_store *s, struct kv_io *io)
 {
     const struct entry *e = entry_of(s, io);
     if (!is_whole(io, e) && !e->sums && !io->priv.header) {
-        struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io) : NULL;
+        struct disk_io *q = has_request(s, io) && take_header(s, io) ? take_request(s, io) : NULL;
         if (!q)
             return false;
         q->offset_bytes = slot_offset(s, e);
@@ -326,7 +323,7 @@ static bool issue_put(struct kv_store *s, struct kv_io *io)
 {
     struct entry *e = entry_of(s, io);
     if (!io->priv.issued_bytes) {
-        struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io) : NULL;
+        struct disk_io *q = has_request(s, io) && take_header(s, io) ? take_request(s, io) : NULL;
         if (!q)
             return false;
         encode_header(s, io, e);
@@ -344,7 +341,7 @@ static bool issue_put(struct kv_store *s, struct kv_io *io)
 
 static bool issue_delete(struct kv_store *s, struct kv_io *io)
 {
-    struct disk_io *q = s->free_request && take_header(s, io) ? take_request(s, io) : NULL;
+    struct disk_io *q = has_request(s, io) && take_header(s, io) ? take_request(s, io) : NULL;
     if (!q)
         return false;
     memset(io->priv.header, 0, KV_UNIT_BYTES);
@@ -438,6 +435,8 @@ static void end_put(struct kv_store *s, struct kv_io *io)
     struct entry *e = entry_of(s, io);
     int status = io->priv.status;
     free_header(s, io);
+    s->wear_coming_bytes -= io->priv.wear_bytes;
+    io->priv.wear_bytes = 0;
     if (status == 0) {
         commit_entry(s, e);
         return;
@@ -476,16 +475,41 @@ static void end_op(struct kv_store *s, struct kv_io *io)
         end_delete(s, io);
 }
 
+// What held an unproven block keeps its successor.
+static void replace_older(struct kv_store *s, struct entry *e)
+{
+    struct entry *old = table_older(&s->table, e);
+    if (!old)
+        return;
+    e->pin_generation = old->pin_generation;
+    e->pins = old->pins;
+    e->holds += old->holds;
+    block_kill(s, old);
+}
+
+// The other way round: it is found again.
+static void return_holds(struct kv_store *s, const struct entry *e)
+{
+    struct entry *old = table_find(&s->table, &e->key);
+    if (!old)
+        return;
+    old->holds += e->holds;
+    block_evictable(s, old);
+}
+
 void op_put_done(struct kv_store *s, struct entry *e, int result)
 {
     struct kv_io *next, *waiting = e->puts;
     e->puts = NULL;
+    s->retry_records = true;
     if (result == 0) {
+        replace_older(s, e);
         block_live(s, e);
         s->failures = 0;
         s->stats.stored++;
         s->stats.stored_bytes += e->bytes;
     } else {
+        return_holds(s, e);
         block_release(s, e);
     }
     bool deleted = false;               // a put behind a deletion is a new one
@@ -522,20 +546,11 @@ void op_forgotten(struct kv_store *s, struct entry *e, int result, bool is_gone)
 
 // ---- dispatch and completion -------------------------------------------------------------------
 
-// Urgent requests find some free whatever is prefetched and written.
-static bool may_issue(const struct kv_store *s, uint32_t priority)
-{
-    uint32_t limit = s->p.inflight_max;
-    if (priority >= KV_PREFETCH)
-        limit -= limit / 4;
-    return s->in_flight < limit;
-}
-
 void op_dispatch(struct kv_store *s)
 {
     for (uint32_t p = 0; p < KV_PRIORITY_COUNT; p++) {
         struct kv_io *io;
-        while ((io = s->queue[p].first) && may_issue(s, p) && issue(s, io)) {
+        while ((io = s->queue[p].first) && has_request(s, io) && issue(s, io)) {
             io_list_take(&s->queue[p]);
             io->priv.in_queue = false;
             if (io->priv.n_parts == 0)
@@ -576,18 +591,25 @@ static int progress(struct kv_store *s, struct disk_io *q)
     return r == -EINTR ? -EAGAIN : r;
 }
 
+// What was set aside of the budget when the put began is spent.
+static void count_put(struct kv_store *s, struct kv_io *io, uint32_t bytes)
+{
+    uint32_t coming = MIN(bytes, io->priv.wear_bytes);
+    io->priv.wear_bytes -= coming;
+    s->wear_coming_bytes -= coming;
+    count_wear(s, bytes);
+    s->stats.disk_written_bytes += bytes;
+}
+
 static void request_done(struct kv_store *s, struct disk_io *q)
 {
     struct kv_io *io = q->owner;
-    uint32_t bytes = disk_io_bytes(q);      // of its last part, if it went in parts
+    if (q->write && q->result > 0)
+        count_put(s, io, (uint32_t)q->result);
     int r = progress(s, q);
     if (r == -EAGAIN) {
         s->disk->ops->submit(s->disk, q);
         return;
-    }
-    if (q->write && r == 0) {
-        count_wear(s, bytes);
-        s->stats.disk_written_bytes += bytes;
     }
     if (r && !io->priv.status)
         io->priv.status = r;

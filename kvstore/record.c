@@ -9,6 +9,10 @@
 #include <string.h>
 #include "kvstore/store.h"
 
+#define NODE_BYTES 16u                  // what the index has beside key and value
+#define LONG_BYTES 2000u                // a longer value has pages of its own
+#define PAGE_BYTES 4096u
+
 static uint64_t hash_name(const char *name) { return sum_bytes(name, strlen(name)); }
 
 struct record *record_find(struct kv_store *s, const char *name)
@@ -20,23 +24,40 @@ struct record *record_find(struct kv_store *s, const char *name)
     return NULL;
 }
 
-static uint64_t bytes_of(const struct record *r)
+// What a record takes in the index.
+static uint64_t index_bytes(const char *name, uint32_t value_bytes, uint32_t n_pins)
 {
-    return sizeof(struct index_named) + r->value_bytes + (uint64_t)r->n_pins * HASH_BYTES;
+    uint64_t value = sizeof(struct index_named) + value_bytes + (uint64_t)n_pins * HASH_BYTES;
+    if (value > LONG_BYTES)
+        value = ALIGN_UP(value + NODE_BYTES, PAGE_BYTES);
+    return NODE_BYTES + 1 + strlen(name) + value;
 }
 
-static void unpin(struct kv_store *s, const struct pin *p, uint32_t n)
+static uint64_t bytes_of(const struct record *r)
 {
-    for (uint32_t i = 0; i < n; i++) {
-        struct entry *e = table_find(&s->table, &p[i].key);
-        if (e && e->state == ENTRY_LIVE && e->generation == p[i].generation && e->pins)
+    return index_bytes(r->name, r->value_bytes, r->n_pins);
+}
+
+static struct entry *find_pinned(const struct kv_store *s, const struct pin *p)
+{
+    struct entry *e = table_find(&s->table, &p->key);
+    while (e && !(e->state == ENTRY_LIVE && e->pin_generation == p->generation))
+        e = table_older(&s->table, e);
+    return e;
+}
+
+static void unpin(struct kv_store *s, const struct record *r)
+{
+    for (uint32_t i = 0; i < r->n_pins; i++) {
+        struct entry *e = find_pinned(s, &r->pin[i]);
+        if (e && e->pins)
             block_unpin(s, e);
     }
 }
 
 static void drop(struct kv_store *s, struct record *r)
 {
-    unpin(s, r->pin, r->n_pins);
+    unpin(s, r);
     s->record_bytes -= bytes_of(r);
     free(r->name);
     free(r->pin);
@@ -103,6 +124,7 @@ static int load_surplus(struct kv_store *s, const char *name)
     struct kv_io *io = own_delete(name);
     if (!io)
         return -ENOMEM;
+    io->priv.name_hash = hash_name(name);
     s->n_changing++;
     io_list_add(&s->record_changes, io);
     return 0;
@@ -124,7 +146,7 @@ int record_load(struct kv_store *s, const char *name, const struct index_named *
     for (uint32_t i = 0; i < h->n_pins; i++) {
         memcpy(p[i].key.b, pins + (size_t)i * HASH_BYTES, HASH_BYTES);
         struct entry *e = table_find(&s->table, &p[i].key);
-        p[i].generation = e ? e->generation : 0;
+        p[i].generation = e ? e->pin_generation : 0;
         if (e)
             e->pins++;                  // it is not in the statistics yet
     }
@@ -135,50 +157,137 @@ int record_load(struct kv_store *s, const char *name, const struct index_named *
     return 0;
 }
 
+// ---- order -------------------------------------------------------------------------------------
+
+// What was submitted later about a name comes later: behind one that waits everything of its name
+// waits too, and a read waits for every change.
+
+static bool is_same_name(const struct kv_io *a, const struct kv_io *b)
+{
+    return a->priv.name_hash == b->priv.name_hash && strcmp(a->name, b->name) == 0;
+}
+
+static bool name_waits(const struct kv_store *s, const struct kv_io *io)
+{
+    for (const struct kv_io *w = s->records.first; w; w = w->priv.next)
+        if (is_same_name(w, io))
+            return true;
+    return false;
+}
+
+static bool is_changing(const struct kv_store *s, const struct kv_io *io)
+{
+    for (const struct kv_io *c = s->record_changes.first; c; c = c->priv.next)
+        if (c->kind != KV_IO_DELETE && is_same_name(c, io))
+            return true;
+    const struct group *g = s->other;
+    for (uint32_t i = 0; s->is_committing && i < g->n; i++)
+        if (g->ref[i].kind == REF_RECORD && g->ref[i].io->kind != KV_IO_DELETE &&
+            is_same_name(g->ref[i].io, io))
+            return true;
+    return false;
+}
+
 // ---- changes -----------------------------------------------------------------------------------
 
-// Pins the blocks that the operation names. Returns 0, -EAGAIN (some are being written), -ENOENT.
-static int pin_all(struct kv_store *s, const struct kv_io *io)
+// Are the blocks there that the operation names? Returns 0, -EAGAIN (some are being written),
+// -ENOENT.
+static int find_blocks(const struct kv_store *s, const struct kv_io *io)
 {
     for (uint32_t i = 0; i < io->n_pins; i++) {
         const struct entry *e = block_find(s, &io->pin[i]);
         if (!e || e->state == ENTRY_WRITING)
             return e ? -EAGAIN : -ENOENT;
     }
-    for (uint32_t i = 0; i < io->n_pins; i++)
-        block_pin(s, block_find(s, &io->pin[i]));
     return 0;
 }
 
-static void unpin_all(struct kv_store *s, const struct kv_io *io)
+// Once it is committed it must have its place: a store with more records would not open again.
+static bool has_place(struct kv_store *s, const struct kv_io *io)
 {
-    for (uint32_t i = 0; i < io->n_pins; i++) {
-        struct entry *e = table_find(&s->table, &io->pin[i]);
-        struct pin p = {io->pin[i], e ? e->generation : 0};
-        unpin(s, &p, 1);
-    }
+    uint64_t bytes = index_bytes(io->name, io->bytes, io->n_pins);
+    return s->record_bytes + s->coming_bytes + bytes <= s->index_bytes_max / 4 &&
+           (record_find(s, io->name) || s->n_records + s->n_coming < s->p.records_max) &&
+           make_places(s, s->n_coming + 1);
 }
 
-// Once it is committed it must have its place: a store with more records would not open again.
-static bool has_place(struct kv_store *s, const char *name)
+static void destroy(struct record *r)
 {
-    return (record_find(s, name) || s->n_records + s->n_coming < s->p.records_max) &&
-           make_places(s, s->n_coming + 1);
+    if (!r)
+        return;
+    free(r->name);
+    free(r->pin);
+    free(r);
+}
+
+// What a put will be once it is committed, with the very blocks that are there now.
+static struct record *create(const struct kv_store *s, const struct kv_io *io)
+{
+    struct record *r = calloc(1, sizeof(*r));
+    if (!r)
+        return NULL;
+    *r = (struct record){.name = strdup(io->name), .name_hash = io->priv.name_hash,
+                         .pin = malloc(MAX(io->n_pins, 1) * sizeof(*r->pin)),
+                         .n_pins = io->n_pins, .value_bytes = io->bytes,
+                         .expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0};
+    if (!r->name || !r->pin) {
+        destroy(r);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < io->n_pins; i++)
+        r->pin[i] = (struct pin){io->pin[i], block_find(s, &io->pin[i])->pin_generation};
+    return r;
 }
 
 static void start_put(struct kv_store *s, struct kv_io *io)
 {
-    uint64_t bytes = sizeof(struct index_named) + io->bytes + (uint64_t)io->n_pins * HASH_BYTES;
-    bool has_room = s->record_bytes + bytes <= s->index_bytes_max / 4 && has_place(s, io->name);
-    int r = s->stats.degraded ? -EIO : has_room ? pin_all(s, io) : -ENOSPC;
+    int r = s->stats.degraded ? -EIO : has_place(s, io) ? find_blocks(s, io) : -ENOSPC;
+    struct record *record = r ? NULL : create(s, io);
     if (r == -EAGAIN) {
         io_list_add(&s->records, io);
-    } else if (r) {
-        op_changed(s, io, r);
-    } else {
-        s->n_coming++;
-        io_list_add(&s->record_changes, io);
+        return;
     }
+    if (!record) {
+        op_changed(s, io, r ? r : -ENOMEM);
+        return;
+    }
+    for (uint32_t i = 0; i < record->n_pins; i++)
+        block_pin(s, find_pinned(s, &record->pin[i]));
+    s->n_coming++;
+    s->coming_bytes += bytes_of(record);
+    io->priv.record = record;
+    io_list_add(&s->record_changes, io);
+}
+
+static void start_get(struct kv_store *s, struct kv_io *io)
+{
+    const struct record *r = record_find(s, io->name);
+    if (is_changing(s, io))
+        io_list_add(&s->records, io);
+    else if (r && !(r->expires_s && r->expires_s <= s->time_s))
+        io_list_add(&s->record_reads, io);
+    else
+        io_end(s, io, -ENOENT);
+}
+
+static void start_delete(struct kv_store *s, struct kv_io *io)
+{
+    if (record_find(s, io->name) || is_changing(s, io))
+        io_list_add(&s->record_changes, io);
+    else
+        op_changed(s, io, -ENOENT);
+}
+
+static void start(struct kv_store *s, struct kv_io *io)
+{
+    if (name_waits(s, io))
+        io_list_add(&s->records, io);
+    else if (io->kind == KV_IO_RECORD_PUT)
+        start_put(s, io);
+    else if (io->kind == KV_IO_RECORD_GET)
+        start_get(s, io);
+    else
+        start_delete(s, io);
 }
 
 void record_submit(struct kv_store *s, struct kv_io *io)
@@ -186,31 +295,24 @@ void record_submit(struct kv_store *s, struct kv_io *io)
     size_t n = strnlen(io->name, KV_RECORD_NAME_MAX + 1);
     assert(n > 0 && n <= KV_RECORD_NAME_MAX && io->n_pins <= KV_PINS_MAX);
     assert(io->bytes + (uint64_t)io->n_pins * HASH_BYTES <= KV_RECORD_BYTES_MAX);
-    const struct record *r = record_find(s, io->name);
-    bool is_there = r && !(r->expires_s && r->expires_s <= s->time_s);
-    if (io->kind == KV_IO_RECORD_PUT)
-        start_put(s, io);
-    else if (io->kind == KV_IO_RECORD_GET && is_there)
-        io_list_add(&s->record_reads, io);
-    else if (io->kind == KV_IO_RECORD_GET)
-        io_end(s, io, -ENOENT);
-    else if (r)
-        io_list_add(&s->record_changes, io);
-    else
-        op_changed(s, io, -ENOENT);
+    io->priv.name_hash = hash_name(io->name);
+    start(s, io);
 }
 
 void record_retry(struct kv_store *s)
 {
     struct kv_io *next, *waiting = s->records.first;
+    if (!s->retry_records)
+        return;
+    s->retry_records = false;
     io_list_init(&s->records);
     for (struct kv_io *io = waiting; io; io = next) {
         next = io->priv.next;
-        start_put(s, io);
+        start(s, io);
     }
 }
 
-void record_fill(struct kv_store *s, struct index_change *c, struct kv_io *io)
+void record_fill(struct index_change *c, const struct kv_io *io)
 {
     if (io->kind == KV_IO_DELETE) {
         c->kind = INDEX_FORGET;
@@ -228,37 +330,38 @@ void record_fill(struct kv_store *s, struct index_change *c, struct kv_io *io)
     c->n_pins = io->n_pins;
     c->value = io->buf;
     c->value_bytes = io->bytes;
-    c->expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0;
+    c->expires_s = ((const struct record *)io->priv.record)->expires_s;
 }
 
-// The committed record takes the place of the one that had its name. Its pins are counted already.
-static int keep(struct kv_store *s, const struct kv_io *io)
+// The committed record takes the place of the one that had its name.
+static void keep(struct kv_store *s, struct record *new)
 {
-    struct record *r = record_find(s, io->name);
-    struct pin *p = malloc(MAX(io->n_pins, 1) * sizeof(*p));
-    char *name = strdup(io->name);
-    if (!p || !name) {
-        free(p);
-        free(name);
-        return -ENOMEM;
-    }
-    for (uint32_t i = 0; i < io->n_pins; i++) {
-        struct entry *e = table_find(&s->table, &io->pin[i]);
-        p[i] = (struct pin){io->pin[i], e ? e->generation : 0};
-    }
-    if (r)
-        drop(s, r);
+    struct record *old = record_find(s, new->name);
+    if (old)
+        drop(s, old);
     assert(s->n_records < s->n_records_max);
-    struct record *kept = &s->record[s->n_records++];
-    *kept = (struct record){.name = name, .name_hash = hash_name(name), .pin = p,
-                            .n_pins = io->n_pins, .value_bytes = io->bytes,
-                            .expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0};
-    s->record_bytes += bytes_of(kept);
-    return 0;
+    s->record[s->n_records++] = *new;
+    s->record_bytes += bytes_of(new);
+    free(new);
+}
+
+static void put_changed(struct kv_store *s, struct kv_io *io, int result)
+{
+    struct record *new = io->priv.record;
+    io->priv.record = NULL;
+    s->n_coming--;
+    s->coming_bytes -= bytes_of(new);
+    if (result == 0) {
+        keep(s, new);
+    } else {
+        unpin(s, new);
+        destroy(new);
+    }
 }
 
 void record_changed(struct kv_store *s, struct kv_io *io, int result)
 {
+    s->retry_records = true;
     if (io->kind == KV_IO_DELETE) {
         op_changed(s, io, result ? -EIO : -ENOENT);
         return;
@@ -266,15 +369,13 @@ void record_changed(struct kv_store *s, struct kv_io *io, int result)
     struct record *r = record_find(s, io->name);
     int e = result == 0 || result == -ENOSPC ? result : -EIO;
     if (io->kind == KV_IO_RECORD_PUT) {
-        s->n_coming--;
-        if (e == 0)
-            e = keep(s, io);
-        if (e)
-            unpin_all(s, io);
+        put_changed(s, io, e);
     } else if (r) {
         r->leaving = false;
         if (e == 0)
             drop(s, r);
+    } else if (e == 0) {
+        e = -ENOENT;                    // the put that it waited for has failed
     }
     op_changed(s, io, e);
 }
@@ -286,6 +387,11 @@ static void delete_expired(struct kv_store *s, struct record *r)
     struct kv_io *io = own_delete(r->name);
     if (!io)                            // the next round will do it
         return;
+    io->priv.name_hash = r->name_hash;
+    if (name_waits(s, io) || is_changing(s, io)) {    // what comes is not to be deleted
+        own_delete_done(io);
+        return;
+    }
     r->leaving = true;
     kv_store_submit(s, io);
     s->stats.expired++;

@@ -361,6 +361,8 @@ static void move_on(struct kv_store *s)
     record_retry(s);
     op_dispatch(s);
     commit_poll(s);
+    if (s->retry_records && s->records.first && s->eventfd >= 0)
+        eventfd_write(s->eventfd, 1);
 }
 
 static void wait_event(struct kv_store *s, uint64_t wait_ns)

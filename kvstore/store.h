@@ -86,7 +86,7 @@ struct kv_store {
     // Operations
     struct io_list     queue[KV_PRIORITY_COUNT];    // for the disk
     struct io_list     room;            // puts that wait for a slot
-    struct io_list     records;         // RECORD_PUT that wait for their blocks
+    struct io_list     records;         // RECORD_* that wait for blocks or for their turn
     struct io_list     done;            // to be told
     struct io_list     flushes;
     uint64_t           seq;
@@ -113,7 +113,8 @@ struct kv_store {
     struct record     *record;          // (n_records) owned
     uint32_t           n_records, n_records_max;    // counted; with memory
     uint32_t           n_coming;        // records that are being committed
-    uint64_t           record_bytes;
+    uint64_t           record_bytes, coming_bytes;     // in the index
+    bool               retry_records;   // something ended that one may have waited for
 
     // Buffers
     uint8_t           *buffers;         // (p.buffers, p.block_bytes_max) mapped
@@ -124,6 +125,7 @@ struct kv_store {
     uint64_t           generation, use_clock;
     uint64_t           time_s, time_base_s, opened_ns;
     uint64_t           wear_day, wear_bytes, written_bytes;
+    uint64_t           wear_coming_bytes;   // of puts that are being written
     uint32_t           failures;        // writes and syncs in a row
     uint64_t           no_space_until_ns, commit_after_ns;
     uint64_t           records_swept_s;
@@ -208,7 +210,7 @@ struct record *record_find(struct kv_store *s, const char *name);
 void record_submit(struct kv_store *s, struct kv_io *io);
 void record_retry(struct kv_store *s);          // those that wait for their blocks
 void record_changed(struct kv_store *s, struct kv_io *io, int result);
-void record_fill(struct kv_store *s, struct index_change *c, struct kv_io *io);
+void record_fill(struct index_change *c, const struct kv_io *io);
 // When loading: returns 0 or -ENOMEM.
 int  record_load(struct kv_store *s, const char *name, const struct index_named *h,
                  const uint8_t *pins);

@@ -60,12 +60,22 @@ int table_grow(struct table *t)
     return 0;
 }
 
-struct entry *table_find(const struct table *t, const struct hash *key)
+static struct entry *find_from(const struct table *t, uint32_t i, const struct hash *key)
 {
-    for (uint32_t i = *bucket_of(t, key); i != NO_ENTRY; i = t->entry[i].bucket_next)
+    for (; i != NO_ENTRY; i = t->entry[i].bucket_next)
         if (hash_equal(&t->entry[i].key, key))
             return &t->entry[i];
     return NULL;
+}
+
+struct entry *table_find(const struct table *t, const struct hash *key)
+{
+    return find_from(t, *bucket_of(t, key), key);
+}
+
+struct entry *table_older(const struct table *t, const struct entry *e)
+{
+    return find_from(t, e->bucket_next, &e->key);
 }
 
 static struct entry *take_free(struct table *t)

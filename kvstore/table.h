@@ -18,6 +18,7 @@ enum entry_state {
 struct entry {
     struct hash   key;
     uint64_t      sum, generation, last_use, expires_s;
+    uint64_t      pin_generation;       // of the first copy: one that replaces it takes its pins
     uint64_t     *sums;                 // (units_of(bytes)) checked, or NULL; owned
     struct kv_io *puts;                 // of this key, waiting for the commit
     uint32_t      bytes, segment, slot; // segment: number in memory
@@ -40,8 +41,11 @@ struct table {
 int  table_init(struct table *t, uint32_t n_max);   // 0 or -ENOMEM
 void table_finish(struct table *t);
 int  table_grow(struct table *t);       // twice as many; 0 or -ENOMEM. Entries move.
-struct entry *table_find(const struct table *t, const struct hash *key);
-// A new entry, zeroed but for its key; NULL: the table is full. The key is not there yet.
+struct entry *table_find(const struct table *t, const struct hash *key);     // the newest
+// The entry of the same key that was added before; NULL: there is none.
+struct entry *table_older(const struct table *t, const struct entry *e);
+// A new entry, zeroed but for its key; NULL: the table is full. It hides one of the same key until
+// it is itself hidden.
 struct entry *table_add(struct table *t, const struct hash *key);
 void table_hide(struct table *t, struct entry *e);      // no longer found
 void table_free(struct table *t, struct entry *e);      // after table_hide()

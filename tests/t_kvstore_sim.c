@@ -60,7 +60,6 @@ struct world {
     bool             roomy;             // nothing is ever evicted
     bool             evicted;           // something was
     bool             down;              // what ends now ends because of a crash
-    bool             rebuilt;           // a put may replace a block that may be torn
     struct key_state key[KEYS];
     struct name_state name[NAMES];
     struct slot      slot[SLOTS];
@@ -134,8 +133,6 @@ static void put(struct slot *o)
         WRONG("key %u could not be stored (%d)", o->key, r);
     if (r == 0 && k->last_delete < o->epoch)
         k->acked = true;
-    if (r != 0 && o->w->rebuilt)
-        k->acked = false;               // it may have replaced one
 }
 
 static void deleted(struct slot *o)
@@ -212,7 +209,7 @@ static void submit_get(struct slot *o)
     o->io.offset_bytes = (uint64_t)first * KV_UNIT_BYTES;
     o->io.bytes = n * KV_UNIT_BYTES;
     o->epoch = k->epoch;
-    o->must_hit = w->honest && w->roomy && k->acked && !k->deletes && !(w->rebuilt && k->puts);
+    o->must_hit = w->honest && w->roomy && k->acked && !k->deletes;
     o->must_miss = w->honest && k->gone && !k->puts;
     kv_store_submit(w->s, &o->io);
 }
@@ -377,7 +374,6 @@ static void crash(struct world *w)
     }
     if (pick(w, 8) == 0) {
         kv_sim_damage_index(w->m);
-        w->rebuilt = true;
         for (uint32_t i = 0; i < NAMES; i++)
             w->name[i].known = false;
         for (uint32_t i = 0; i < KEYS; i++)
