@@ -62,6 +62,52 @@ static void read_records(struct committer *c, struct group *g)
                                                     &io->value_bytes);
 }
 
+// Some of a group's changes with its counters, which are the last of them.
+static int commit_some(struct committer *c, struct group *g, uint32_t first, uint32_t end)
+{
+    struct index_change kept = g->change[end];
+    g->change[end] = g->change[g->n - 1];
+    int r = c->index->ops->commit(c->index, g->change + first, end - first + 1);
+    g->change[end] = kept;
+    return r;
+}
+
+static void refuse_growth(struct group *g, uint32_t first)
+{
+    for (uint32_t i = first; i < g->n - 1; i++) {
+        enum index_change_kind kind = g->change[i].kind;
+        if (g->change[i].skip || kind == INDEX_FORGET || kind == INDEX_UNNAME)
+            continue;
+        g->change[i].skip = true;
+        g->ref[i].commit_result = -ENOSPC;
+    }
+}
+
+// A full index takes what it can: what it refuses is tried by halves, in its order, until a single
+// change does not fit. From there on it takes only what makes it smaller.
+static void commit_changes(struct committer *c, struct group *g)
+{
+    uint32_t n = g->n - 1, step = n;
+    for (uint32_t at = 0, end; at < n; at = end) {
+        end = MIN(at + step, n);
+        int r = commit_some(c, g, at, end);
+        if (r == -ENOSPC && end - at > 1) {
+            step = (end - at) / 2;
+            end = at;
+            continue;
+        }
+        for (uint32_t i = at; i < end; i++)
+            if (!g->ref[i].commit_result)
+                g->ref[i].commit_result = r;
+        if (r && g->result != -EIO)
+            g->result = r;
+        if (r == -ENOSPC && step < n) {
+            refuse_growth(g, end);
+            step = n;
+        }
+    }
+}
+
 static void do_group(struct committer *c, struct group *g)
 {
     uint64_t begin = clock_now_ns();
@@ -69,7 +115,8 @@ static void do_group(struct committer *c, struct group *g)
     if (g->make)
         make_file(c, g);
     sync_segments(c, g);
-    g->result = g->n ? c->index->ops->commit(c->index, g->change, g->n) : 0;
+    if (g->n)
+        commit_changes(c, g);
     drop_files(c, g);
     g->index_bytes = c->index->ops->bytes(c->index);
     g->index_written = c->index->ops->written(c->index);
@@ -305,13 +352,16 @@ static void take_change(struct kv_store *s, const struct group *g, uint32_t i)
 {
     const struct change_ref *ref = &g->ref[i];
     struct entry *e = ref->entry == NO_ENTRY ? NULL : &s->table.entry[ref->entry];
-    int r = ref->result ? ref->result : g->result;
+    int r = ref->result ? ref->result : ref->commit_result;
     if (ref->result)                    // the sync failed, also for what was written meanwhile
         segment_seal(&s->segments, e->segment);
     switch (ref->kind) {
     case REF_BLOCK:
         if (ref->result) {              // so the index does not name it
             block_quarantine(s, e);
+        } else if (r == -ENOSPC) {      // nothing was written
+            block_hide(s, e);
+            e->forgotten = true;
         } else if (r) {                 // it may be named or not
             block_hide(s, e);
             commit_entry(s, e);
@@ -319,7 +369,7 @@ static void take_change(struct kv_store *s, const struct group *g, uint32_t i)
         op_put_done(s, e, r == 0 || r == -ENOSPC ? r : -EIO);
         break;
     case REF_FORGET:
-        op_forgotten(s, e, r ? -EIO : 0, g->result == 0);
+        op_forgotten(s, e, r ? -EIO : 0, ref->commit_result == 0);
         break;
     case REF_RECORD: record_changed(s, ref->io, r); break;
     case REF_USE:

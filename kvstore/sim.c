@@ -113,6 +113,7 @@ bool kv_sim_has_crashed(const struct kv_sim *m) { return m->crashed; }
 void kv_sim_set_unix(struct kv_sim *m, uint64_t unix_s) { m->unix_s = unix_s; }
 uint64_t kv_sim_now_ns(const struct kv_sim *m) { return m->now_ns; }
 uint64_t kv_sim_unix_s(const struct kv_sim *m) { return m->unix_s; }
+void kv_sim_limit_index(struct kv_sim *m, uint32_t n_max) { m->index.n_limit = n_max; }
 void kv_sim_damage_index(struct kv_sim *m) { m->index.damaged = true; }
 
 void kv_sim_advance(struct kv_sim *m, uint64_t seconds)

@@ -32,6 +32,7 @@ void kv_sim_restart(struct kv_sim *m);
 
 void kv_sim_hold(struct kv_sim *m, bool hold);  // requests do not end while it holds them
 void kv_sim_damage(struct kv_sim *m, uint32_t bits);    // of segments, at rest
+void kv_sim_limit_index(struct kv_sim *m, uint32_t n_max);  // entries; 0: any number
 void kv_sim_damage_index(struct kv_sim *m);     // it will be found damaged
 void kv_sim_truncate(struct kv_sim *m);         // halves a segment
 uint8_t *kv_sim_file(struct kv_sim *m, const char *name, uint64_t *bytes);  // to be damaged
@@ -58,6 +59,7 @@ struct sim_index_data {                 // what is committed
     struct sim_named *named;            // (n_named) owned
     uint32_t          n_blocks, n_blocks_max, n_named, n_named_max;
     struct index_meta meta;
+    uint32_t          n_limit;          // entries; 0: none
     bool              has_meta, exists, damaged;
 };
 struct sim_index_data *sim_index_data(struct kv_sim *m);

@@ -110,6 +110,22 @@ static void apply(struct sim_index_data *d, const struct index_change *c)
     }
 }
 
+// Would the index be longer than it may be?
+static bool is_full(struct sim_index_data *d, const struct index_change *c, uint32_t n)
+{
+    uint64_t entries = d->n_blocks + d->n_named;
+    for (uint32_t i = 0; i < n; i++) {
+        bool is_block = c[i].kind == INDEX_BLOCK || c[i].kind == INDEX_FORGET;
+        if (c[i].skip || c[i].kind == INDEX_META)
+            continue;
+        bool is_there = is_block ? find_block(d, &c[i].key) != NULL
+                                 : find_named(d, c[i].name) != NULL;
+        bool is_put = c[i].kind == INDEX_BLOCK || c[i].kind == INDEX_NAMED;
+        entries = entries + (is_put && !is_there) - (!is_put && is_there);
+    }
+    return d->n_limit && entries > d->n_limit;
+}
+
 static int sim_index_commit(struct index *x, const struct index_change *c, uint32_t n)
 {
     struct sim_index *s = of(x);
@@ -118,7 +134,7 @@ static int sim_index_commit(struct index *x, const struct index_change *c, uint3
         s->broken = true;
         return -EIO;
     }
-    if (sim_chance(s->m, f->commit_enospc))
+    if (sim_chance(s->m, f->commit_enospc) || is_full(sim_index_data(s->m), c, n))
         return -ENOSPC;
     s->broken = sim_chance(s->m, f->commit_eio);
     if (s->broken && kv_sim_random(s->m, 2))

@@ -38,7 +38,8 @@ struct change_ref {
     uint32_t      entry;
     struct kv_io *io;                   // REF_RECORD; NULL: the store's own wish
     bool          sync, synced;         // its segment, before the transaction
-    int           result;
+    int           result;               // of the sync
+    int           commit_result;
 };
 
 struct segment_file { uint32_t number, id, slot_bytes; uint64_t bytes; };

@@ -305,6 +305,41 @@ TEST(wear_budget)
     rig_remove(folder);
 }
 
+// Names take room in the index too: what they leave is enough for the blocks.
+TEST(names_fill_the_index)
+{
+    enum { AT_ONCE = 64 };
+    static char name[AT_ONCE][KV_RECORD_NAME_MAX + 1];
+    static struct kv_io io[AT_ONCE];
+    new_folder();
+    struct kv_store_params p = params(NULL);
+    p.capacity_bytes = 4 * MIB;
+    struct kv_store *s = open_store(&p);
+    int n_full = 0;
+    for (uint32_t n = 0; n < 20000 && !n_full; n += AT_ONCE) {
+        int n_done = 0;
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            snprintf(name[i], sizeof(name[i]), "%0126u", (n + i) * 2654435761u);
+            io[i] = (struct kv_io){.kind = KV_IO_RECORD_PUT, .name = name[i], .done = count_done,
+                                   .ctx = &n_done};
+            kv_store_submit(s, &io[i]);
+        }
+        while (n_done < AT_ONCE)
+            kv_store_poll(s, RIG_NS_PER_S);
+        for (uint32_t i = 0; i < AT_ONCE; i++)
+            n_full += io[i].result == -ENOSPC;
+    }
+    REQUIRE(n_full > 0 && stats(s).records > 1000);
+    REQUIRE_INT(stats(s).commit_errors, 0);
+    for (uint64_t k = 0; k < 100; k++)
+        REQUIRE_INT(rig_put(s, k, buf, 4096), 0);
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE_INT(rig_get(s, 99, 0, buf, 4096), 0);
+    kv_store_close(s);
+    rig_remove(folder);
+}
+
 // ---- refused stores ----------------------------------------------------------------------------
 
 TEST(foreign_folders)

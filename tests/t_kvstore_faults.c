@@ -276,3 +276,269 @@ TEST(failed_sync_of_neighbours)
     }
     REQUIRE(acked > 300 && refused > 300);
 }
+
+// ---- order -------------------------------------------------------------------------------------
+
+static struct kv_io record(enum kv_io_kind kind, uint64_t *value, int *n_done)
+{
+    return (struct kv_io){.kind = kind, .name = "r", .buf = value, .bytes = sizeof(*value),
+                          .done = count_done, .ctx = n_done};
+}
+
+static void wait_for(struct kv_store *s, const int *n_done, int n)
+{
+    for (int i = 0; *n_done < n && i < 1000; i++)
+        kv_store_poll(s, 1);
+    REQUIRE_INT(*n_done, n);
+}
+
+// Of two changes of a record the one that was submitted later stays, whatever each waits for, and a
+// read sees what was submitted before it.
+TEST(records_in_order)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    struct hash pin = rig_key(1);
+    uint64_t first = 1, second = 2, value = 0, later = 0;
+    int n_done = 0;
+    struct kv_io block = {.kind = KV_IO_PUT, .key = pin, .buf = buf, .bytes = BLOCK,
+                          .done = count_done, .ctx = &n_done};
+    struct kv_io a = record(KV_IO_RECORD_PUT, &first, &n_done);
+    struct kv_io b = record(KV_IO_RECORD_PUT, &second, &n_done);
+    struct kv_io get = record(KV_IO_RECORD_GET, &value, &n_done);
+    struct kv_io del = record(KV_IO_RECORD_DELETE, NULL, &n_done);
+    struct kv_io miss = record(KV_IO_RECORD_GET, &later, &n_done);
+    a.pin = &pin;
+    a.n_pins = 1;
+    REQUIRE_INT(rig_put(s, 2, buf, BLOCK), 0);      // there is a segment
+    kv_sim_hold(m, true);
+    kv_store_submit(s, &block);
+    kv_store_submit(s, &a);             // waits for its block
+    kv_store_submit(s, &b);
+    kv_store_submit(s, &get);
+    for (int i = 0; i < 20; i++)
+        kv_store_poll(s, 0);
+    kv_sim_hold(m, false);
+    wait_for(s, &n_done, 4);
+    REQUIRE(a.result == 0 && b.result == 0 && get.result == 0);
+    REQUIRE_INT(value, 2);
+    REQUIRE_INT(stats(s).pinned_bytes, 0);
+    n_done = 0;
+    kv_store_submit(s, &a);
+    kv_store_submit(s, &del);           // of a record that comes
+    kv_store_submit(s, &miss);
+    wait_for(s, &n_done, 3);
+    REQUIRE(a.result == 0 && del.result == 0 && miss.result == -ENOENT);
+    REQUIRE_INT(stats(s).records, 0);
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE_INT(stats(s).records, 0);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// A record that expires while its successor is being committed takes nothing with it.
+TEST(expired_and_replaced)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    uint64_t value = 1;
+    int n_done = 0;
+    struct kv_io put = record(KV_IO_RECORD_PUT, &value, &n_done);
+    put.ttl_s = 100;
+    kv_store_submit(s, &put);
+    wait_for(s, &n_done, 1);
+    kv_sim_advance(m, 200);
+    put.ttl_s = 0;
+    kv_store_submit(s, &put);
+    wait_for(s, &n_done, 2);
+    for (int i = 0; i < 20; i++)
+        kv_store_poll(s, 0);
+    REQUIRE_INT(stats(s).records, 1);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// A record has pinned the block that was there when it was accepted; what takes that block's place
+// meanwhile is not its own, and so not its own to let go of.
+TEST(exact_pins)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    struct kv_sim_faults eio = {.read_eio = 1000000}, none = {0};
+    struct hash pin = rig_key(1);
+    uint64_t value = 1;
+    int n_done = 0;
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    struct kv_io put = record(KV_IO_RECORD_PUT, &value, &n_done), other = put;
+    struct kv_io del = record(KV_IO_RECORD_DELETE, NULL, &n_done);
+    struct kv_io get = {.kind = KV_IO_GET, .key = pin, .buf = buf, .bytes = BLOCK,
+                        .done = count_done, .ctx = &n_done};
+    put.pin = other.pin = &pin;
+    put.n_pins = other.n_pins = 1;
+    other.name = "other";
+    kv_sim_set_faults(m, &eio);
+    kv_store_submit(s, &put);
+    kv_store_submit(s, &get);
+    kv_store_poll(s, 0);
+    kv_sim_set_faults(m, &none);
+    REQUIRE(get.result == -ENOENT && n_done == 1);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    wait_for(s, &n_done, 2);
+    kv_store_submit(s, &other);
+    wait_for(s, &n_done, 3);
+    REQUIRE(put.result == 0 && other.result == 0 && stats(s).pinned_bytes >= BLOCK);
+    kv_store_submit(s, &del);
+    wait_for(s, &n_done, 4);
+    REQUIRE(del.result == 0 && stats(s).pinned_bytes >= BLOCK);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// A rebuilt block stays until the put that replaces it is durable, and what held it holds on.
+TEST(failed_replacement)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    struct kv_store *s = open_store(&p);
+    struct kv_sim_faults fault[] = {{.write_eio = 1000000}, {.sync_eio = 1000000},
+                                    {.commit_enospc = 1000000}}, none = {0};
+    struct hash key = rig_key(1);
+    uint64_t value = 1;
+    int n_done = 0;
+    struct kv_io put = record(KV_IO_RECORD_PUT, &value, &n_done);
+    struct kv_io del = record(KV_IO_RECORD_DELETE, NULL, &n_done);
+    put.pin = &key;
+    put.n_pins = 1;
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    for (size_t i = 0; i < ARRAY_LEN(fault); i++) {
+        kv_store_close(s);
+        kv_sim_damage_index(m);
+        s = open_store(&p);
+        REQUIRE(stats(s).rebuilt);
+        kv_sim_set_faults(m, &fault[i]);
+        REQUIRE(rig_put(s, 1, buf, BLOCK) < 0);
+        kv_sim_set_faults(m, &none);
+        REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+        kv_store_close(s);
+        s = open_store(&p);
+        REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);
+    }
+    REQUIRE(kv_store_hold(s, &key));
+    kv_store_submit(s, &put);
+    wait_for(s, &n_done, 1);
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    REQUIRE(stats(s).stored == 1 && stats(s).pinned_bytes >= BLOCK && stats(s).blocks == 1);
+    kv_store_submit(s, &del);
+    wait_for(s, &n_done, 2);
+    REQUIRE_INT(stats(s).pinned_bytes, 0);
+    kv_store_evict(s, UINT64_MAX);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), 0);           // it is held
+    kv_store_release(s, &key);
+    kv_store_evict(s, UINT64_MAX);
+    REQUIRE_INT(rig_get(s, 1, 0, buf, BLOCK), -ENOENT);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// ---- limits ------------------------------------------------------------------------------------
+
+static void put_many(struct kv_store *s, struct kv_io *io, uint64_t n)
+{
+    int n_done = 0;
+    for (uint64_t k = 0; k < n; k++) {
+        io[k] = (struct kv_io){.kind = KV_IO_PUT, .key = rig_key(k), .buf = buf, .bytes = BLOCK,
+                               .done = count_done, .ctx = &n_done, .priority = KV_WRITE_BEHIND};
+        kv_store_submit(s, &io[k]);
+    }
+    wait_for(s, &n_done, (int)n);
+}
+
+// Puts that are submitted together share one budget; what a failed one did not write is given back.
+TEST(budget_of_many)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    p.write_bytes_per_day = 5 * (BLOCK + 4096);
+    struct kv_store *s = open_store(&p);
+    struct kv_sim_faults eio = {.write_eio = 1000000}, none = {0};
+    struct kv_io io[16];
+    kv_sim_set_faults(m, &eio);
+    put_many(s, io, 5);
+    kv_sim_set_faults(m, &none);
+    REQUIRE_INT(stats(s).written_today_bytes, 0);
+    put_many(s, io, 16);
+    int n_stored = 0;
+    for (int i = 0; i < 16; i++) {
+        REQUIRE(io[i].result == 0 || io[i].result == -EDQUOT);
+        n_stored += io[i].result == 0;
+    }
+    REQUIRE_INT(n_stored, 5);
+    REQUIRE_INT(stats(s).written_today_bytes, p.write_bytes_per_day);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// However long a block is that is written behind, the last quarter of the requests is not for it.
+TEST(requests_for_the_urgent)
+{
+    const uint32_t large = 8u << 20;
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = {.sim = m, .capacity_bytes = 128u << 20, .inflight_max = 4,
+                                .block_bytes_max = large};
+    struct kv_store *s = open_store(&p);
+    uint8_t *p_large = aligned_alloc(4096, large);
+    int n_done = 0;
+    REQUIRE_INT(rig_put(s, 1, buf, BLOCK), 0);
+    struct kv_io put = {.kind = KV_IO_PUT, .key = rig_key(2), .buf = p_large, .bytes = large,
+                        .done = count_done, .ctx = &n_done, .priority = KV_WRITE_BEHIND};
+    struct kv_io get = {.kind = KV_IO_GET, .key = rig_key(1), .buf = buf, .bytes = BLOCK,
+                        .done = count_done, .ctx = &n_done, .priority = KV_FAULT};
+    rig_fill(2, p_large, large);
+    kv_sim_hold(m, true);
+    kv_store_submit(s, &put);
+    for (int i = 0; i < 20; i++)        // also when its segment has to be made first
+        kv_store_poll(s, 0);
+    kv_store_submit(s, &get);
+    kv_store_cancel(s, &get);           // only what the disk has not got can be taken back
+    kv_sim_hold(m, false);
+    wait_for(s, &n_done, 2);
+    REQUIRE(get.result == 0 && put.result == 0);
+    REQUIRE_INT(rig_get(s, 2, 0, p_large, large), 0);
+    free(p_large);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
+
+// An index that is full refuses what does not fit, and nothing else of its group.
+TEST(full_index)
+{
+    struct kv_sim *m = kv_sim_create(1);
+    struct kv_store_params p = sim_params(m);
+    p.inflight_max = 64;
+    kv_sim_limit_index(m, 20);
+    struct kv_store *s = open_store(&p);
+    struct kv_io io[30];
+    int n_stored = 0;
+    put_many(s, io, 30);
+    for (int i = 0; i < 30; i++) {
+        REQUIRE(io[i].result == 0 || io[i].result == -ENOSPC);
+        n_stored += io[i].result == 0;
+    }
+    REQUIRE_INT(n_stored, 20);
+    for (uint64_t k = 0; k < 30; k++)
+        REQUIRE_INT(kv_store_has(s, &io[k].key, NULL), io[k].result == 0);
+    kv_store_evict(s, 5 * BLOCK);
+    kv_sim_advance(m, 1);
+    kv_store_poll(s, 1);
+    REQUIRE_INT(rig_put(s, 100, buf, BLOCK), 0);
+    REQUIRE(!stats(s).degraded);
+    kv_store_close(s);
+    s = open_store(&p);
+    REQUIRE(stats(s).blocks >= 15 && stats(s).blocks <= 20);
+    kv_store_close(s);
+    kv_sim_destroy(m);
+}
