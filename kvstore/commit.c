@@ -12,29 +12,45 @@
 #include "kvstore/store.h"
 
 #define RETRY_PAUSE_NS (NS_PER_S / 2)   // after a transaction failed
+#define HOLD_NS_MAX (NS_PER_S / 20)
 
 // ---- the committer -----------------------------------------------------------------------------
 
-static void sync_one(struct committer *c, struct group *g, uint32_t first)
+// Segments of the group that have yet to be synced, each once. Returns how many.
+static uint32_t find_unsynced(const struct group *g, struct disk_sync *ret)
 {
-    uint32_t file = g->change[first].file;
-    int r = c->disk->ops->sync(c->disk, file);
-    g->sync_errors += r != 0;
-    for (uint32_t i = first; i < g->n; i++) {
-        if (!g->ref[i].sync || g->change[i].file != file)
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < g->n && n < SYNCS_MAX; i++) {
+        uint32_t k = 0;
+        while (k < n && ret[k].file != g->change[i].file)
+            k++;
+        if (g->ref[i].sync && !g->ref[i].synced && k == n)
+            ret[n++].file = g->change[i].file;
+    }
+    return n;
+}
+
+static void take_sync(struct group *g, const struct disk_sync *s)
+{
+    g->sync_errors += s->result != 0;
+    for (uint32_t i = 0; i < g->n; i++) {
+        if (!g->ref[i].sync || g->change[i].file != s->file)
             continue;
         g->ref[i].synced = true;
-        g->ref[i].result = r ? -EIO : 0;
-        g->change[i].skip = r && g->ref[i].kind == REF_BLOCK;
+        g->ref[i].result = s->result ? -EIO : 0;
+        g->change[i].skip = s->result && g->ref[i].kind == REF_BLOCK;
     }
 }
 
-// Every segment of the group once.
 static void sync_segments(struct committer *c, struct group *g)
 {
-    for (uint32_t i = 0; i < g->n; i++)
-        if (g->ref[i].sync && !g->ref[i].synced)
-            sync_one(c, g, i);
+    struct disk_sync s[SYNCS_MAX];
+    uint32_t n;
+    while ((n = find_unsynced(g, s)) > 0) {
+        c->disk->ops->sync(c->disk, s, n);
+        for (uint32_t i = 0; i < n; i++)
+            take_sync(g, &s[i]);
+    }
 }
 
 static void make_file(struct committer *c, struct group *g)
@@ -210,6 +226,7 @@ void commit_entry(struct kv_store *s, struct entry *e)
         s->table.entry[s->commit_last].use_next = number;
     s->commit_last = number;
     s->n_to_commit++;
+    s->is_urgent |= e->state != ENTRY_DYING || e->puts || e->wiped;
 }
 
 static struct entry *take_entry(struct kv_store *s)
@@ -326,12 +343,33 @@ static void give_up(struct kv_store *s)
     }
 }
 
+// Evicted blocks alone are no reason for a commit of their own while puts are under way that will
+// bring one, and have room. And a commit costs the same few flushes for many blocks as for one, while
+// a disk that flushes writes little: so a group waits for the puts that are being written, but not
+// for longer than the last commit took.
+static bool may_wait(struct kv_store *s)
+{
+    const struct group *g = s->filling;
+    if (s->index_broken || s->record_changes.first || s->record_reads.first || s->n_draining)
+        return false;
+    if (!s->is_urgent && !s->room.first && s->n_changing && !g->n && !g->make)
+        return true;
+    uint64_t now = store_now_ns(s), most = MIN(s->commit_took_ns, HOLD_NS_MAX);
+    if (!s->held_since_ns)
+        s->held_since_ns = now;
+    return s->n_writing && s->n_to_commit < GROUP_MAX / 2 && now - s->held_since_ns < most;
+}
+
 static void fill_and_start(struct kv_store *s)
 {
     struct group *g = s->filling;
+    if (may_wait(s))
+        return;
+    s->held_since_ns = 0;
     if (s->index_broken)
         give_up(s);
     add_entries(s, g);
+    s->is_urgent = s->n_to_commit > 0;  // the group is full
     add_records(s, g);
     add_drops(s, g);
     g->reads = s->record_reads.first;
@@ -402,6 +440,7 @@ static void take_group(struct kv_store *s, struct group *g)
 {
     struct kv_io *next;
     s->is_committing = false;
+    s->commit_took_ns = g->took_ns;
     count_commit(s, g);
     for (struct kv_io *io = g->reads; io; io = next) {
         next = io->priv.next;
@@ -429,6 +468,11 @@ void commit_poll(struct kv_store *s)
         if (!g)
             return;
         take_group(s, g);
+        // Whose puts have ended may have more, once they are told.
+        if (s->done.first && !s->is_urgent && !s->room.first && s->eventfd >= 0) {
+            eventfd_write(s->eventfd, 1);
+            return;
+        }
     }
     if (store_now_ns(s) >= s->commit_after_ns)
         fill_and_start(s);

@@ -40,6 +40,9 @@ struct disk_params {
     struct kv_sim *sim;
 };
 
+struct disk_sync { uint32_t file; int result; };
+#define SYNCS_MAX 16u                   // at once
+
 struct disk_traits { bool direct, registered_files, registered_buffers; };
 
 struct disk;
@@ -57,7 +60,9 @@ struct disk_ops {
     void (*file_close)(struct disk *d, uint32_t file);
     int  (*file_remove)(struct disk *d, const char *name);
     int  (*read_now)(struct disk *d, uint32_t file, uint64_t offset_bytes, void *p, uint32_t n);
-    int  (*sync)(struct disk *d, uint32_t file);    // what was reaped before is durable after
+    // What was reaped before is durable after, where the result is 0. Files are synced side by side
+    // where that can be: a disk makes one flush of several.
+    void (*sync)(struct disk *d, struct disk_sync *s, uint32_t n);
     void (*submit)(struct disk *d, struct disk_io *io);
     void (*kick)(struct disk *d);       // hands over what was submitted
     void (*cancel)(struct disk *d, struct disk_io *io);     // a wish

@@ -260,10 +260,11 @@ int files_read_now(struct disk *d, uint32_t file, uint64_t offset_bytes, void *p
     return r < 0 ? r : (uint32_t)r == n ? 0 : -ENODATA;
 }
 
-int files_sync(struct disk *d, uint32_t file)
+void files_sync(struct disk *d, struct disk_sync *s, uint32_t n)
 {
     struct files *f = of(d);
-    return fdatasync(f->fd[file]) == 0 ? 0 : -errno;
+    for (uint32_t i = 0; i < n; i++)
+        s[i].result = fdatasync(f->fd[s[i].file]) == 0 ? 0 : -errno;
 }
 
 void files_traits(struct disk *d, struct disk_traits *ret)

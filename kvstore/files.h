@@ -27,8 +27,8 @@ int  files_segment(struct disk *d, uint32_t file, const char *name, bool make, u
 void files_segment_close(struct disk *d, uint32_t file);
 int  files_remove(struct disk *d, const char *name);
 int  files_read_now(struct disk *d, uint32_t file, uint64_t offset_bytes, void *p, uint32_t n);
-int  files_sync(struct disk *d, uint32_t file);
+void files_sync(struct disk *d, struct disk_sync *s, uint32_t n);
 void files_traits(struct disk *d, struct disk_traits *ret);
 #define FILES_OPS \
     .list = files_list, .read_file = files_read, .replace_file = files_replace, \
-    .file_remove = files_remove, .read_now = files_read_now, .sync = files_sync
+    .file_remove = files_remove, .read_now = files_read_now

@@ -15,6 +15,8 @@
 struct ring_disk {
     struct files    base;
     struct io_uring ring;
+    struct io_uring syncs;              // the committer's
+    bool            has_syncs;
     struct disk_io *waiting, **waiting_end;     // found no free entry in the submission queue
     struct iovec    piece[BUFFERS_MAX];
     uint32_t        n_pieces;           // registered
@@ -107,6 +109,7 @@ static int ring_open(struct disk **ret, const struct disk_params *p, struct err 
     r->waiting_end = &r->waiting;
     register_files(r, p->files_max);
     register_memory(r, p);
+    r->has_syncs = io_uring_queue_init(SYNCS_MAX, &r->syncs, 0) == 0;
     *ret = &r->base.disk;
     return 0;
 }
@@ -115,6 +118,8 @@ static void ring_close(struct disk *d)
 {
     struct ring_disk *r = of(d);
     r->base.is_busy = r->in_flight > 0;
+    if (r->has_syncs)
+        io_uring_queue_exit(&r->syncs);
     io_uring_queue_exit(&r->ring);
     if (!r->base.is_busy)
         give_to_children(r, r->n_pieces);
@@ -247,6 +252,52 @@ static void ring_file_close(struct disk *d, uint32_t file)
     files_segment_close(d, file);
 }
 
+// ---- syncs -------------------------------------------------------------------------------------
+
+// Until all have ended, for each has to. Returns 0 or what the ring says.
+static int wait_for_syncs(struct ring_disk *r, uint32_t n)
+{
+    struct io_uring_cqe *cqe;
+    for (uint32_t i = 0; i < n; i++) {
+        int e;
+        do
+            e = io_uring_wait_cqe(&r->syncs, &cqe);
+        while (e == -EINTR || e == -EAGAIN);
+        if (e)
+            return e;
+        struct disk_sync *s = io_uring_cqe_get_data(cqe);
+        s->result = cqe->res;
+        io_uring_cqe_seen(&r->syncs, cqe);
+    }
+    return 0;
+}
+
+static void ring_sync(struct disk *d, struct disk_sync *s, uint32_t n)
+{
+    struct ring_disk *r = of(d);
+    assert(n <= SYNCS_MAX);
+    if (n == 1 || !r->has_syncs) {
+        files_sync(d, s, n);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&r->syncs);
+        io_uring_prep_fsync(sqe, r->base.fd[s[i].file], IORING_FSYNC_DATASYNC);
+        io_uring_sqe_set_data(sqe, &s[i]);
+        s[i].result = -EIO;             // what is never told did not happen
+    }
+    int given;
+    do
+        given = io_uring_submit(&r->syncs);
+    while (given == -EINTR);
+    if (given == (int)n && wait_for_syncs(r, n) == 0)
+        return;
+    io_uring_queue_exit(&r->syncs);     // without it from now on
+    r->has_syncs = false;
+    if (given <= 0)
+        files_sync(d, s, n);
+}
+
 static void ring_traits(struct disk *d, struct disk_traits *ret)
 {
     const struct ring_disk *r = of(d);
@@ -256,5 +307,5 @@ static void ring_traits(struct disk *d, struct disk_traits *ret)
 const struct disk_ops disk_io_uring = {
     .name = "io_uring", .open = ring_open, .close = ring_close, FILES_OPS,
     .file_open = ring_file_open, .file_close = ring_file_close, .traits = ring_traits,
-    .submit = ring_submit, .kick = ring_kick, .cancel = ring_cancel, .reap = ring_reap,
+    .sync = ring_sync, .submit = ring_submit, .kick = ring_kick, .cancel = ring_cancel, .reap = ring_reap,
 };

@@ -416,8 +416,11 @@ static int save_index(struct kv_store *s)
 // preferred to an older copy that is. Where that fails, the blocks are as unproven as they were.
 static void sync_all(struct kv_store *s, const struct loading *l)
 {
-    for (uint32_t i = 0; i < l->n_segments; i++)
-        s->stats.sync_errors += s->disk->ops->sync(s->disk, l->by_id[i].number) != 0;
+    for (uint32_t i = 0; i < l->n_segments; i++) {
+        struct disk_sync one = {.file = l->by_id[i].number};
+        s->disk->ops->sync(s->disk, &one, 1);
+        s->stats.sync_errors += one.result != 0;
+    }
 }
 
 static int rebuild(struct kv_store *s, struct loading *l, struct err *err)

@@ -114,6 +114,7 @@ static int put_new(struct kv_store *s, struct kv_io *io)
     e->expires_s = io->ttl_s ? s->time_s + io->ttl_s : 0;
     io->priv.wear_bytes = slot_bytes_for(io->bytes);
     s->wear_coming_bytes += io->priv.wear_bytes;
+    s->n_writing++;
     block_use(s, e);
     e->use_dirty = false;
     io->priv.entry = entry_number(&s->table, e);
@@ -167,10 +168,10 @@ static void start_delete(struct kv_store *s, struct kv_io *io)
         return;
     }
     // Forgotten first, then its header is wiped, so that a rebuilt index does not bring it back.
-    block_kill(s, e);
     io->priv.entry = entry_number(&s->table, e);
     s->stats.deleted++;
     wait_for_put(e, io);
+    block_kill(s, e);
 }
 
 static void start_flush(struct kv_store *s, struct kv_io *io)
@@ -437,6 +438,7 @@ static void end_put(struct kv_store *s, struct kv_io *io)
     free_header(s, io);
     s->wear_coming_bytes -= io->priv.wear_bytes;
     io->priv.wear_bytes = 0;
+    s->n_writing--;
     if (status == 0) {
         commit_entry(s, e);
         return;

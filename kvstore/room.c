@@ -7,13 +7,19 @@
 #include "kvstore/store.h"
 
 #define NO_SPACE_PAUSE_NS (30 * NS_PER_S)   // after the disk was full: no new segments
-#define AHEAD_MAX 32u                       // slots kept free
-#define BATCH_MAX 16u                       // blocks evicted at once
+#define AHEAD_MIN 32u                       // slots kept free in a store that is not busy
 #define CANDIDATES_MAX 4u                   // segments looked at for one to take
 
 static uint32_t class_slots(const struct kv_store *s, const struct slot_class *c)
 {
     return (uint32_t)(c->n_segments * MAX(s->p.segment_bytes / c->slot_bytes, 1));
+}
+
+// How many slots should be free or on their way to it: as many as a commit will take, for one that
+// finds none has to wait for another commit.
+static uint32_t slots_ahead(const struct kv_store *s, const struct slot_class *c)
+{
+    return MIN(MAX(AHEAD_MIN, s->n_changing), class_slots(s, c) / 8);
 }
 
 // ---- segments ----------------------------------------------------------------------------------
@@ -111,7 +117,8 @@ static void drain(struct kv_store *s, uint32_t number)
 
 static bool evict_some(struct kv_store *s, struct slot_class *c)
 {
-    uint32_t batch = CLAMP(class_slots(s, c) / 64, 1, BATCH_MAX), n = 0;
+    uint32_t ahead = slots_ahead(s, c), have = c->n_free + c->n_leaving, n = 0;
+    uint32_t batch = MAX(ahead - MIN(have, ahead), 1);
     while (n < batch && c->use.oldest != NO_ENTRY) {
         evict(s, &s->table.entry[c->use.oldest]);
         n++;
@@ -165,8 +172,7 @@ void room_shrink(struct kv_store *s)
 // Keeps some slots free, once no more segments can be made.
 static void run_ahead(struct kv_store *s, struct slot_class *c)
 {
-    uint32_t want = MIN(AHEAD_MAX, class_slots(s, c) / 16);
-    if (c->n_free + c->n_leaving < want && !c->n_coming && !make_segment(s, c))
+    if (c->n_free + c->n_leaving < slots_ahead(s, c) && !c->n_coming && !make_segment(s, c))
         make_way(s, c);
 }
 

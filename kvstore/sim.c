@@ -315,10 +315,10 @@ static int sim_file_remove(struct disk *d, const char *name)
     return 0;
 }
 
-static int sim_sync(struct disk *d, uint32_t file)
+static int sync_one(struct sim_disk *s, uint32_t file)
 {
-    struct kv_sim *m = of(d)->m;
-    struct sim_file *f = of(d)->open[file];
+    struct kv_sim *m = s->m;
+    struct sim_file *f = s->open[file];
     if (!sim_step(m))
         return -EIO;
     bool fails = sim_chance(m, m->faults.sync_eio);
@@ -330,6 +330,12 @@ static int sim_sync(struct disk *d, uint32_t file)
     }
     forget_pending(f);
     return fails ? -EIO : 0;
+}
+
+static void sim_sync(struct disk *d, struct disk_sync *s, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        s[i].result = sync_one(of(d), s[i].file);
 }
 
 // ---- requests ----------------------------------------------------------------------------------

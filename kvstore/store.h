@@ -13,7 +13,7 @@
 #include "kvstore/segments.h"
 #include "kvstore/table.h"
 
-#define GROUP_MAX 512u                  // changes of one transaction
+#define GROUP_MAX 1024u                 // changes of one transaction
 #define DROPS_MAX 8u                    // files removed after one
 #define CHUNK_BYTES (1u << 20)          // of one disk request
 #define TRIES_MAX 16u                   // of a request that the system would not take
@@ -107,6 +107,9 @@ struct kv_store {
     bool               is_committing, index_broken;
     uint32_t           commit_first, commit_last;   // entries to be committed, by use_next
     uint32_t           n_to_commit;
+    bool               is_urgent;       // somebody waits for one of them
+    uint32_t           n_writing;       // puts that will be there soon
+    uint64_t           held_since_ns, commit_took_ns;   // 0: no group is held; the last one
     struct io_list     record_changes, record_reads;    // also deletions of absent blocks
     uint32_t           n_draining;      // segments
 

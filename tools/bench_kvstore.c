@@ -1,11 +1,14 @@
 // Speed of the block store next to the disk's own, which bare io_uring measures in the same run.
 //
-//     bench_kvstore [--dir FOLDER] [--backend NAME] [--seconds S] [--blocks N]
+//     bench_kvstore [--dir FOLDER] [--backend NAME] [--seconds S] [--rounds N] [--blocks N]
+//                   [--only KIB:DEPTH]
 //
 // Reads are of whole blocks at random; "depth" is how many requests the disk has at once. Writes
-// replace what a full store holds. A put ends when its block is durable and named by the index, so
-// its fair neighbour is "durable": as many writes as the depth, then fdatasync. "bare" does not
-// sync at all. At depth 32 up to 512 puts (128 MiB) wait for their commit meanwhile.
+// replace what a full store holds. A put ends when its block is durable and named by the index; at
+// depth 32 up to 512 puts (128 MiB) wait for their commit meanwhile. So its fair neighbour is
+// "grouped": as many bytes at that depth, then fdatasync, and so on. "bare" does not sync at all.
+// Disks are moody: each round measures all of them one after the other, ratios are of one round,
+// and what is printed are medians over the rounds.
 // --blocks also opens a store of N blocks (an index of that many records over an empty file).
 #include <fcntl.h>
 #include <getopt.h>
@@ -16,17 +19,24 @@
 #include "kvstore/index.h"
 #include "tests/kvrig.h"
 
-#define FILE_BYTES (UINT64_C(384) << 20)
+#define FILE_BYTES (UINT64_C(1) << 30)
 #define BLOCK_MAX (1u << 20)
 #define WINDOW_MAX 512u                 // puts that wait for a commit; fewer of large blocks
 #define MEMORY_BYTES (128u << 20)
 #define SLOT_BYTES 8192u                // of --blocks
 #define BATCH 50000u
 
-struct options { const char *dir, *backend; double seconds; uint64_t blocks; };
+#define ROUNDS_MAX 64u
+
+struct options {
+    const char *dir, *backend;
+    double      seconds;
+    uint64_t    blocks;
+    uint32_t    rounds, only_kib, only_depth;
+};
 struct figure { double bytes_per_s, cpu_s_per_gb; };
 
-static struct options opt = {"/tmp", NULL, 1.0, 0};
+static struct options opt = {.dir = "/tmp", .seconds = 0.5, .rounds = 5};
 static uint8_t *memory;                 // (MEMORY_BYTES)
 static uint64_t rng = 1;
 
@@ -118,36 +128,32 @@ static uint32_t bare_reap(uint32_t bytes)
     return slot;
 }
 
-static struct figure bare(bool write, bool sync, uint32_t bytes, uint32_t depth)
+// As many requests as the depth; after each `group` of them (0: never) all end, and fdatasync.
+static struct figure bare(bool write, uint32_t bytes, uint32_t depth, uint32_t group)
 {
     uint64_t n_places = FILE_BYTES / bytes, place = 0, done = 0;
+    uint32_t free_slot[WINDOW_MAX], n_free_slots = 0, in_group = 0;
+    for (uint32_t i = 0; i < depth; i++)
+        free_slot[n_free_slots++] = i;
     struct timer t = start_timer();
-    uint32_t in_flight = 0;
-    bool go_on = true;
-    for (uint32_t slot = 0; go_on || in_flight;) {
-        go_on = !is_over(&t);
-        if (go_on && in_flight < depth && (!sync || in_flight == slot)) {
+    while (!is_over(&t) || n_free_slots < depth) {
+        while (n_free_slots && !is_over(&t) && (!group || in_group < group)) {
             uint64_t at = (write ? place++ % n_places : pick(n_places)) * bytes;
-            bare_submit(write, bytes, slot, at);
-            in_flight++;
-            if (slot + 1 < depth) {
-                slot++;
-                continue;
-            }
+            bare_submit(write, bytes, free_slot[--n_free_slots], at);
+            in_group++;
         }
-        while (in_flight) {
-            slot = bare_reap(bytes);
-            in_flight--;
+        if (n_free_slots < depth) {
+            free_slot[n_free_slots++] = bare_reap(bytes);
             done += bytes;
-            if (!sync)
-                break;
         }
-        if (sync) {
+        if (group && in_group && n_free_slots == depth) {
             fdatasync(bare_fd);
-            slot = 0;
+            in_group = 0;
         }
     }
-    return stop_timer(&t, done);
+    struct figure f = stop_timer(&t, done);
+    fdatasync(bare_fd);                 // what is left in caches is not for the next to pay
+    return f;
 }
 
 // ---- the store ---------------------------------------------------------------------------------
@@ -205,47 +211,96 @@ static void open_store(const char *folder, uint32_t bytes, uint32_t depth)
         fail(e.msg, e.code);
 }
 
-static void print(const char *what, uint32_t bytes, uint32_t depth, struct figure b,
-                  struct figure d, struct figure s)
+enum { BARE, GROUPED, STORE, WAYS };
+
+struct rounds { struct figure figure[WAYS][ROUNDS_MAX]; };
+
+static int compare_doubles(const void *a, const void *b)
 {
-    printf("| %s | %u KiB | %u | %.0f | ", what, bytes >> 10, depth, b.bytes_per_s / 1e6);
-    if (d.bytes_per_s > 0)
-        printf("%.0f | ", d.bytes_per_s / 1e6);
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v)
+{
+    qsort(v, opt.rounds, sizeof(*v), compare_doubles);
+    return opt.rounds % 2 ? v[opt.rounds / 2] : (v[opt.rounds / 2 - 1] + v[opt.rounds / 2]) / 2;
+}
+
+static double speed(const struct rounds *r, int way)
+{
+    double v[ROUNDS_MAX];
+    for (uint32_t i = 0; i < opt.rounds; i++)
+        v[i] = r->figure[way][i].bytes_per_s / 1e6;
+    return median(v);
+}
+
+static double cpu(const struct rounds *r, int way)
+{
+    double v[ROUNDS_MAX];
+    for (uint32_t i = 0; i < opt.rounds; i++)
+        v[i] = r->figure[way][i].cpu_s_per_gb;
+    return median(v);
+}
+
+static double store_to(const struct rounds *r, int way)
+{
+    double v[ROUNDS_MAX];
+    for (uint32_t i = 0; i < opt.rounds; i++)
+        v[i] = r->figure[STORE][i].bytes_per_s / r->figure[way][i].bytes_per_s;
+    return median(v);
+}
+
+static void print(const char *what, uint32_t bytes, uint32_t depth, const struct rounds *r)
+{
+    bool grouped = r->figure[GROUPED][0].bytes_per_s > 0;
+    printf("| %s | %u KiB | %u | %.0f | ", what, bytes >> 10, depth, speed(r, BARE));
+    if (grouped)
+        printf("%.0f | %.0f | %.2f | %.2f | ", speed(r, GROUPED), speed(r, STORE),
+               store_to(r, BARE), store_to(r, GROUPED));
     else
-        printf("- | ");
-    printf("%.0f | %.2f | ", s.bytes_per_s / 1e6, s.bytes_per_s / b.bytes_per_s);
-    if (d.bytes_per_s > 0)
-        printf("%.2f | ", s.bytes_per_s / d.bytes_per_s);
-    else
-        printf("- | ");
-    printf("%.2f | %.2f |\n", b.cpu_s_per_gb, s.cpu_s_per_gb);
+        printf("- | %.0f | %.2f | - | ", speed(r, STORE), store_to(r, BARE));
+    printf("%.2f | %.2f |\n", cpu(r, BARE), cpu(r, STORE));
     fflush(stdout);
+}
+
+static void fill(uint32_t bytes)
+{
+    double seconds = opt.seconds;
+    opt.seconds = 60;
+    run(KV_IO_PUT, bytes, 64, 0, FILE_BYTES * 9 / 8);
+    opt.seconds = seconds;
 }
 
 static void one_size(uint32_t bytes, uint32_t depth)
 {
+    static struct rounds writes, reads;
     char folder[300];
-    struct figure none = {0};
+    if (opt.only_depth && (opt.only_kib != bytes >> 10 || opt.only_depth != depth))
+        return;
+    memset(&reads, 0, sizeof(reads));
     snprintf(folder, sizeof(folder), "%s/bench_kvstoreXXXXXX", opt.dir);
     if (!mkdtemp(folder))
         fail(folder, errno);
     open_store(folder, bytes, depth);
-    double seconds = opt.seconds;
-    opt.seconds = 60;                   // fill it, so that puts replace
-    run(KV_IO_PUT, bytes, 64, 0, FILE_BYTES * 9 / 8);
-    opt.seconds = seconds;
-    struct figure b = bare(true, false, bytes, depth), d = bare(true, true, bytes, depth);
+    fill(bytes);                        // so that puts replace
     uint32_t window = depth == 1 ? 1 : MIN(WINDOW_MAX, MEMORY_BYTES / bytes);
-    struct figure s = run(KV_IO_PUT, bytes, window, 0, UINT64_MAX);
-    print("write", bytes, depth, b, d, s);
-    b = bare(false, false, bytes, depth);
-    s = run(KV_IO_GET, bytes, depth, FILE_BYTES * 3 / 4 / slot_bytes_for(bytes), UINT64_MAX);
-    print("read", bytes, depth, b, none, s);
+    for (uint32_t i = 0; i < opt.rounds; i++) {
+        writes.figure[BARE][i] = bare(true, bytes, depth, 0);
+        writes.figure[STORE][i] = run(KV_IO_PUT, bytes, window, 0, UINT64_MAX);
+        writes.figure[GROUPED][i] = bare(true, bytes, depth, window);
+        reads.figure[BARE][i] = bare(false, bytes, depth, 0);
+        reads.figure[STORE][i] = run(KV_IO_GET, bytes, depth,
+                                     FILE_BYTES * 5 / 8 / slot_bytes_for(bytes), UINT64_MAX);
+    }
+    print("write", bytes, depth, &writes);
+    print("read", bytes, depth, &reads);
     struct kv_stats st;
     kv_store_stats(store, &st);
-    fprintf(stderr, "%s, O_DIRECT %d, registered buffers %d, write amplification %.3f, "
-            "commit at most %.1f ms\n", st.backend, st.direct, st.registered_buffers,
-            kv_write_amplification(&st), (double)st.commit_ns_max / 1e6);
+    fprintf(stderr, "%s, O_DIRECT %d, registered buffers %d, write amplification %.3f, %.0f changes "
+            "and %.1f ms a commit, at most %.1f ms\n", st.backend, st.direct, st.registered_buffers,
+            kv_write_amplification(&st), (double)st.committed / (double)st.commits,
+            (double)st.commit_ns / (double)st.commits / 1e6, (double)st.commit_ns_max / 1e6);
     kv_store_close(store);
     rig_remove(folder);
 }
@@ -317,12 +372,18 @@ int main(int argc, char **argv)
 {
     static const struct option names[] = {
         {"dir", required_argument, NULL, 'd'}, {"backend", required_argument, NULL, 'b'},
-        {"seconds", required_argument, NULL, 's'}, {"blocks", required_argument, NULL, 'n'}, {0}};
+        {"seconds", required_argument, NULL, 's'}, {"blocks", required_argument, NULL, 'n'},
+        {"rounds", required_argument, NULL, 'r'}, {"only", required_argument, NULL, 'o'}, {0}};
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (c) {
         case 'd': opt.dir = optarg; break;
         case 'b': opt.backend = optarg; break;
         case 's': opt.seconds = strtod(optarg, NULL); break;
+        case 'r': opt.rounds = CLAMP((uint32_t)strtoul(optarg, NULL, 10), 1, ROUNDS_MAX); break;
+        case 'o':
+            if (sscanf(optarg, "%u:%u", &opt.only_kib, &opt.only_depth) != 2)
+                return 2;
+            break;
         case 'n': opt.blocks = strtoull(optarg, NULL, 10); break;
         default: return 2;
         }
@@ -333,8 +394,8 @@ int main(int argc, char **argv)
     for (uint64_t i = 0; i < MEMORY_BYTES / 8; i++)
         ((uint64_t *)(void *)memory)[i] = i * UINT64_C(0x9e3779b97f4a7c15);
     bare_open();
-    printf("| | size | depth | bare MB/s | durable MB/s | store MB/s | store/bare | "
-           "store/durable | bare CPU s/GB | store CPU s/GB |\n|-|-|-|-|-|-|-|-|-|-|\n");
+    printf("| | size | depth | bare MB/s | grouped MB/s | store MB/s | store/bare | "
+           "store/grouped | bare CPU s/GB | store CPU s/GB |\n|-|-|-|-|-|-|-|-|-|-|\n");
     static const uint32_t sizes[] = {64u << 10, 256u << 10, 1u << 20};
     for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
         one_size(sizes[i], 1);
