@@ -92,7 +92,7 @@ static void refuse_growth(struct group *g, uint32_t first)
 {
     for (uint32_t i = first; i < g->n - 1; i++) {
         enum index_change_kind kind = g->change[i].kind;
-        if (g->change[i].skip || kind == INDEX_FORGET || kind == INDEX_UNNAME)
+        if (g->change[i].skip || (kind != INDEX_BLOCK && kind != INDEX_NAMED))
             continue;
         g->change[i].skip = true;
         g->ref[i].commit_result = -ENOSPC;
@@ -267,8 +267,6 @@ bool commit_use(struct kv_store *s, const struct entry *e)
 {
     if (s->filling->n >= GROUP_MAX / 2 || s->index_broken)
         return false;
-    if (table_find(&s->table, &e->key) != e)
-        return true;                    // its successor may have its name already
     add_block(s->filling, s, e, REF_USE);
     return true;
 }
@@ -278,8 +276,8 @@ static void add_forget(struct group *g, struct kv_store *s, const struct entry *
     struct index_change *c = add_change(g, INDEX_FORGET, REF_FORGET, entry_number(&s->table, e),
                                         NULL);
     g->ref[g->n - 1].sync = e->wiped;
-    c->key = e->key;
-    c->block.generation = e->generation;
+    c->block = (struct index_block){.segment = s->segments.segment[e->segment].id, .slot = e->slot,
+                                    .generation = e->generation};
     c->file = e->segment;
 }
 

@@ -116,22 +116,15 @@ const uint64_t *slot_sums(const uint8_t *p, const struct slot_header *h)
 
 // ---- index -------------------------------------------------------------------------------------
 
-static uint64_t index_block_check(const struct index_block *b, const struct hash *key)
-{
-    uint8_t all[HASH_BYTES + offsetof(struct index_block, check)];
-    memcpy(all, key->b, HASH_BYTES);
-    memcpy(all + HASH_BYTES, b, sizeof(all) - HASH_BYTES);
-    return sum_bytes(all, sizeof(all));
-}
-
 void index_block_seal(struct index_block *b, const struct hash *key)
 {
-    b->check = index_block_check(b, key);
+    memcpy(b->key, key->b, HASH_BYTES);
+    b->check = CHECKED(b);
 }
 
-bool index_block_ok(const struct index_block *b, const struct hash *key)
+bool index_block_ok(const struct index_block *b)
 {
-    return b->check == index_block_check(b, key) && b->bytes > 0 && b->bytes % KV_UNIT_BYTES == 0 &&
+    return b->check == CHECKED(b) && b->bytes > 0 && b->bytes % KV_UNIT_BYTES == 0 &&
            b->bytes <= KV_BLOCK_BYTES_MAX;
 }
 

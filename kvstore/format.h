@@ -44,13 +44,15 @@ struct slot_header {
 };
 static_assert(sizeof(struct slot_header) == 112, "on disk");
 
-// An index record's value; its key is the block's.
+// A block's record in the index, where its key is segment and slot: what is written together lies
+// together there.
 struct index_block {
     uint32_t segment, slot, bytes, flags;
     uint64_t generation, sum, last_use, expires_s;
-    uint64_t check;                     // also of the key
+    uint8_t  key[HASH_BYTES];
+    uint64_t check;
 };
-static_assert(sizeof(struct index_block) == 56, "on disk");
+static_assert(sizeof(struct index_block) == 88, "on disk");
 
 // Rebuilt from a slot's header: it may be torn, or never have become durable.
 #define INDEX_UNPROVEN 1u
@@ -102,7 +104,7 @@ int slot_decode(const uint8_t *unit, struct slot_header *ret);
 const uint64_t *slot_sums(const uint8_t *p, const struct slot_header *h);
 
 void index_block_seal(struct index_block *b, const struct hash *key);
-bool index_block_ok(const struct index_block *b, const struct hash *key);
+bool index_block_ok(const struct index_block *b);
 void index_meta_seal(struct index_meta *m);
 bool index_meta_ok(const struct index_meta *m);
 // p is a whole value of n bytes, sealed with the name.

@@ -34,7 +34,8 @@ struct checking {
     uint8_t         uuid[UUID_BYTES];
     struct found_segment segment[FILES_MAX];
     uint32_t        n_segments;
-    struct keys     good, bad;          // blocks; ascending, as the index is
+    struct keys     good, bad;          // blocks
+    bool            is_sorted;          // good ones, for records, which come after all blocks
     uint8_t        *slot;               // the largest slot, mapped
     uint64_t       *sums;               // of the largest payload, owned
     uint64_t        bytes;              // of all segments
@@ -184,12 +185,14 @@ static bool check_block(void *ctx, const struct hash *key, const struct index_bl
 
 static int compare_keys(const void *a, const void *b) { return memcmp(a, b, HASH_BYTES); }
 
-// Blocks came before records, in ascending order.
 static bool check_named(void *ctx, const char *name, const struct index_named *h,
                         const uint8_t *pins)
 {
     struct checking *c = ctx;
     uint64_t lost = 0;
+    if (!c->is_sorted && c->good.n)
+        qsort(c->good.key, c->good.n, HASH_BYTES, compare_keys);
+    c->is_sorted = true;
     for (uint32_t i = 0; i < h->n_pins; i++)
         lost += !c->good.n || !bsearch(pins + (size_t)i * HASH_BYTES, c->good.key, c->good.n,
                                        HASH_BYTES, compare_keys);

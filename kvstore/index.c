@@ -35,6 +35,7 @@
 
 // First byte of every key.
 enum { KEY_BLOCK = 'b', KEY_META = 'm', KEY_NAMED = 'r' };
+#define PLACE_BYTES 8u                  // segment and slot
 #define KEY_MAX (1 + KV_RECORD_NAME_MAX + 1)
 #define VALUE_MAX (sizeof(struct index_named) + KV_RECORD_BYTES_MAX)
 
@@ -294,16 +295,32 @@ static bool visit_named(const struct index_visitor *v, const uint8_t *key, size_
            v->named(v->ctx, name, &h, value + sizeof(h));
 }
 
+// Big-endian, so that neighbours are neighbours.
+static size_t block_key(uint8_t key[KEY_MAX], const struct index_block *b)
+{
+    uint64_t place = (uint64_t)b->segment << 32 | b->slot;
+    key[0] = KEY_BLOCK;
+    for (uint32_t i = 0; i < PLACE_BYTES; i++)
+        key[1 + i] = (uint8_t)(place >> (56 - 8 * i));
+    return 1 + PLACE_BYTES;
+}
+
+static bool visit_block(const struct index_visitor *v, const uint8_t *key, const uint8_t *value)
+{
+    uint8_t again[KEY_MAX];
+    struct index_block b;
+    struct hash h;
+    memcpy(&b, value, sizeof(b));
+    memcpy(h.b, b.key, HASH_BYTES);
+    size_t n = block_key(again, &b);
+    return index_block_ok(&b) && memcmp(key, again, n) == 0 && v->block(v->ctx, &h, &b);
+}
+
 static bool visit(const struct index_visitor *v, const uint8_t *key, size_t n_key,
                   const uint8_t *value, size_t n)
 {
-    if (key[0] == KEY_BLOCK && n_key == 1 + HASH_BYTES && n == sizeof(struct index_block)) {
-        struct hash h;
-        struct index_block b;
-        memcpy(h.b, key + 1, HASH_BYTES);
-        memcpy(&b, value, sizeof(b));
-        return index_block_ok(&b, &h) && v->block(v->ctx, &h, &b);
-    }
+    if (key[0] == KEY_BLOCK && n_key == 1 + PLACE_BYTES && n == sizeof(struct index_block))
+        return visit_block(v, key, value);
     if (key[0] == KEY_META && n_key == 1 && n == sizeof(struct index_meta)) {
         struct index_meta m;
         memcpy(&m, value, sizeof(m));
@@ -566,7 +583,7 @@ static size_t named_key(uint8_t key[KEY_MAX], const char *name)
     return 1 + n;
 }
 
-// A newer block of the same key stays.
+// A newer block of the same slot stays.
 static int forget(MDB_txn *txn, MDB_dbi dbi, MDB_val *k, uint64_t generation)
 {
     MDB_val v;
@@ -583,9 +600,8 @@ static int forget(MDB_txn *txn, MDB_dbi dbi, MDB_val *k, uint64_t generation)
 
 static int apply(MDB_txn *txn, MDB_dbi dbi, const struct index_change *c)
 {
-    uint8_t key[KEY_MAX] = {KEY_BLOCK};
-    MDB_val k = {1 + HASH_BYTES, key}, v = {0};
-    memcpy(key + 1, c->key.b, HASH_BYTES);
+    uint8_t key[KEY_MAX];
+    MDB_val k = {block_key(key, &c->block), key}, v = {0};
     if (c->kind == INDEX_NAMED || c->kind == INDEX_UNNAME)
         k.mv_size = named_key(key, c->name);
     struct index_meta meta = c->meta;
@@ -607,6 +623,7 @@ static int apply(MDB_txn *txn, MDB_dbi dbi, const struct index_change *c)
         index_meta_seal(&meta);
         v = (MDB_val){sizeof(meta), &meta};
         return mdb_put(txn, dbi, &k, &v, 0);
+    case INDEX_NOTHING: break;
     }
     return r;
 }

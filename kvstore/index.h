@@ -10,11 +10,12 @@
 #include "kvstore/format.h"
 
 enum index_change_kind {
-    INDEX_BLOCK,                        // put or replace
-    INDEX_FORGET,                       // remove a block not newer than block.generation
+    INDEX_BLOCK,                        // put or replace, at its segment and slot
+    INDEX_FORGET,                       // remove one there that is not newer than its generation
     INDEX_NAMED,                        // put or replace a named record
     INDEX_UNNAME,
     INDEX_META,
+    INDEX_NOTHING,                      // to be told when what came before it is committed
 };
 
 struct index_change {
@@ -34,7 +35,7 @@ struct index_change {
 // What loading finds. A function returns false to stop, as damaged.
 struct index_visitor {
     void *ctx;
-    bool (*block)(void *ctx, const struct hash *key, const struct index_block *b);
+    bool (*block)(void *ctx, const struct hash *key, const struct index_block *b);  // in any order
     bool (*named)(void *ctx, const char *name, const struct index_named *h, const uint8_t *pins);
     bool (*meta)(void *ctx, const struct index_meta *m);
 };

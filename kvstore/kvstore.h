@@ -92,8 +92,7 @@ struct kv_io {
 
     struct {                            // the store's, while in flight
         struct kv_io *next, *wait_next;
-        uint64_t      seq, generation;
-        uint64_t      name_hash;
+        uint64_t      seq, name_hash;
         uint32_t      entry, n_parts, issued_bytes, flush_left;
         uint32_t      wear_bytes;       // PUT: of the budget, still to be written
         int           status;

@@ -14,11 +14,13 @@ struct by_id { uint32_t id, number; };
 // A segment that is there and cannot be opened.
 struct shut_segment { uint32_t id; int error; char name[SEGMENT_NAME_MAX]; };
 
+struct place { uint32_t segment, slot; };
+
 struct loading {
     struct kv_store *s;
     struct by_id    *by_id;             // (n_segments) ascending, owned
     uint32_t         n_segments;
-    struct hash     *lost;              // (n_lost) blocks whose slots are not there, owned
+    struct place    *lost;              // (n_lost) records of blocks that are not there, owned
     uint32_t         n_lost, n_lost_max;
     struct shut_segment *shut;          // (n_shut) owned
     uint32_t         n_shut;
@@ -174,11 +176,11 @@ static int load_segments(struct kv_store *s, struct loading *l, struct err *err)
 // ---- index -------------------------------------------------------------------------------------
 
 // A record that cannot be right is taken out once all are read: a lost segment has many.
-static bool lose(struct loading *l, const struct hash *key)
+static bool lose(struct loading *l, uint32_t segment, uint32_t slot)
 {
     if (l->n_lost == l->n_lost_max) {
         uint32_t n = MAX(GROUP_MAX, l->n_lost_max * 2);
-        struct hash *more = realloc(l->lost, n * sizeof(*more));
+        struct place *more = realloc(l->lost, n * sizeof(*more));
         if (!more) {
             l->out_of_memory = true;
             return false;
@@ -186,7 +188,7 @@ static bool lose(struct loading *l, const struct hash *key)
         l->lost = more;
         l->n_lost_max = n;
     }
-    l->lost[l->n_lost++] = *key;
+    l->lost[l->n_lost++] = (struct place){segment, slot};
     return true;
 }
 
@@ -211,7 +213,7 @@ static bool add_block(struct loading *l, const struct hash *key, const struct in
         e->state = ENTRY_LIVE;
         table_hide(&s->table, e);
         table_free(&s->table, e);
-        return lose(l, key);
+        return lose(l, b->segment, b->slot);
     }
     e->state = ENTRY_LIVE;
     e->bytes = b->bytes;
@@ -229,6 +231,21 @@ static bool add_block(struct loading *l, const struct hash *key, const struct in
     return true;
 }
 
+static void remove_entry(struct kv_store *s, struct entry *e)
+{
+    slot_free(&s->segments, e->segment, e->slot);
+    table_hide(&s->table, e);
+    table_free(&s->table, e);
+}
+
+// A copy that was replaced, and was not forgotten before the end.
+static bool lose_entry(struct loading *l, struct entry *e)
+{
+    uint32_t segment = l->s->segments.segment[e->segment].id, slot = e->slot;
+    remove_entry(l->s, e);
+    return lose(l, segment, slot);
+}
+
 static bool visit_block(void *ctx, const struct hash *key, const struct index_block *b)
 {
     struct loading *l = ctx;
@@ -241,7 +258,12 @@ static bool visit_block(void *ctx, const struct hash *key, const struct index_bl
     if (l->wanted)
         return false;
     if (!found || slot_bytes_for(b->bytes) > l->s->segments.segment[found->number].slot_bytes)
-        return lose(l, key);
+        return lose(l, b->segment, b->slot);
+    struct entry *old = table_find(&l->s->table, key);
+    if (old && old->generation > b->generation)
+        return lose(l, b->segment, b->slot);
+    if (old && !lose_entry(l, old))
+        return false;
     return add_block(l, key, b, found->number);
 }
 
@@ -283,8 +305,9 @@ static int forget_lost(struct kv_store *s, const struct loading *l, struct err *
     struct group *g = s->filling;
     int r = 0;
     for (uint32_t i = 0; i < l->n_lost && r == 0; i++) {
-        g->change[g->n++] = (struct index_change){.kind = INDEX_FORGET, .key = l->lost[i],
-                                                  .block.generation = UINT64_MAX};
+        g->change[g->n++] = (struct index_change){
+            .kind = INDEX_FORGET, .block = {.segment = l->lost[i].segment, .slot = l->lost[i].slot,
+                                            .generation = UINT64_MAX}};
         if (g->n == GROUP_MAX / 2 || i + 1 == l->n_lost)
             r = commit_now(s);
     }
@@ -319,11 +342,8 @@ static void unload(struct kv_store *s)
 {
     for (uint32_t i = 0; i < s->table.n_touched; i++) {
         struct entry *e = &s->table.entry[i];
-        if (e->state == ENTRY_FREE)
-            continue;
-        slot_free(&s->segments, e->segment, e->slot);
-        table_hide(&s->table, e);
-        table_free(&s->table, e);
+        if (e->state != ENTRY_FREE)
+            remove_entry(s, e);
     }
     records_finish(s);
     s->record_bytes = 0;
@@ -371,11 +391,8 @@ static bool rebuild_slot(struct loading *l, uint32_t number, uint32_t slot, cons
     if (old && (old->generation > h.generation ? slot_is_whole(s, old->segment, old->slot)
                                                : !slot_is_whole(s, number, slot)))
         return true;
-    if (old) {
-        slot_free(&s->segments, old->segment, old->slot);
-        table_hide(&s->table, old);
-        table_free(&s->table, old);
-    }
+    if (old)
+        remove_entry(s, old);
     struct index_block b = {.slot = slot, .bytes = h.payload_bytes, .generation = h.generation,
                             .sum = h.sum, .last_use = h.generation, .expires_s = h.expires_s,
                             .flags = INDEX_UNPROVEN};

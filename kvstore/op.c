@@ -163,7 +163,6 @@ static void start_delete(struct kv_store *s, struct kv_io *io)
         return;
     }
     if (!e) {                           // the index may have it still: that has to end as well
-        io->priv.generation = s->generation - 1;
         io_list_add(&s->record_changes, io);
         return;
     }

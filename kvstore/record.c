@@ -315,9 +315,7 @@ void record_retry(struct kv_store *s)
 void record_fill(struct index_change *c, const struct kv_io *io)
 {
     if (io->kind == KV_IO_DELETE) {
-        c->kind = INDEX_FORGET;
-        c->key = io->key;
-        c->block.generation = io->priv.generation;
+        c->kind = INDEX_NOTHING;
         return;
     }
     c->name = io->name;

@@ -53,9 +53,8 @@ struct sim_named {
     uint8_t *p;                         // as on disk, owned
     uint32_t n;
 };
-struct sim_block { struct hash key; struct index_block b; };
 struct sim_index_data {                 // what is committed
-    struct sim_block *block;            // (n_blocks) owned
+    struct index_block *block;           // (n_blocks) owned
     struct sim_named *named;            // (n_named) owned
     uint32_t          n_blocks, n_blocks_max, n_named, n_named_max;
     struct index_meta meta;

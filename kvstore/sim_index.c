@@ -8,10 +8,10 @@ struct sim_index { struct index base; struct kv_sim *m; bool broken; };
 
 static struct sim_index *of(struct index *x) { return (struct sim_index *)x; }
 
-static struct sim_block *find_block(struct sim_index_data *d, const struct hash *key)
+static struct index_block *find_block(struct sim_index_data *d, const struct index_block *at)
 {
     for (uint32_t i = 0; i < d->n_blocks; i++)
-        if (hash_equal(&d->block[i].key, key))
+        if (d->block[i].segment == at->segment && d->block[i].slot == at->slot)
             return &d->block[i];
     return NULL;
 }
@@ -42,7 +42,7 @@ void sim_index_data_finish(struct sim_index_data *d)
 
 static void put_block(struct sim_index_data *d, const struct index_change *c)
 {
-    struct sim_block *b = find_block(d, &c->key);
+    struct index_block *b = find_block(d, &c->block);
     if (!b) {
         if (d->n_blocks == d->n_blocks_max) {
             d->n_blocks_max = MAX(64, d->n_blocks_max * 2);
@@ -51,8 +51,8 @@ static void put_block(struct sim_index_data *d, const struct index_change *c)
         }
         b = &d->block[d->n_blocks++];
     }
-    *b = (struct sim_block){c->key, c->block};
-    index_block_seal(&b->b, &b->key);
+    *b = c->block;
+    index_block_seal(b, &c->key);
 }
 
 static void put_named(struct sim_index_data *d, const struct index_change *c)
@@ -86,13 +86,13 @@ static void put_named(struct sim_index_data *d, const struct index_change *c)
 
 static void apply(struct sim_index_data *d, const struct index_change *c)
 {
-    struct sim_block *b;
+    struct index_block *b;
     struct sim_named *r;
     switch (c->kind) {
     case INDEX_BLOCK: put_block(d, c); break;
     case INDEX_FORGET:
-        b = find_block(d, &c->key);
-        if (b && b->b.generation <= c->block.generation)
+        b = find_block(d, &c->block);
+        if (b && b->generation <= c->block.generation)
             *b = d->block[--d->n_blocks];
         break;
     case INDEX_NAMED: put_named(d, c); break;
@@ -107,6 +107,7 @@ static void apply(struct sim_index_data *d, const struct index_change *c)
         index_meta_seal(&d->meta);
         d->has_meta = true;
         break;
+    case INDEX_NOTHING: break;
     }
 }
 
@@ -116,9 +117,9 @@ static bool is_full(struct sim_index_data *d, const struct index_change *c, uint
     uint64_t entries = d->n_blocks + d->n_named;
     for (uint32_t i = 0; i < n; i++) {
         bool is_block = c[i].kind == INDEX_BLOCK || c[i].kind == INDEX_FORGET;
-        if (c[i].skip || c[i].kind == INDEX_META)
+        if (c[i].skip || c[i].kind == INDEX_META || c[i].kind == INDEX_NOTHING)
             continue;
-        bool is_there = is_block ? find_block(d, &c[i].key) != NULL
+        bool is_there = is_block ? find_block(d, &c[i].block) != NULL
                                  : find_named(d, c[i].name) != NULL;
         bool is_put = c[i].kind == INDEX_BLOCK || c[i].kind == INDEX_NAMED;
         entries = entries + (is_put && !is_there) - (!is_put && is_there);
@@ -153,9 +154,11 @@ static int sim_index_load(struct index *x, const struct index_visitor *v, struct
     bool ok = !d->damaged;
     if (!d->exists)
         return -ENOENT;
-    for (uint32_t i = 0; ok && i < d->n_blocks; i++)
-        ok = index_block_ok(&d->block[i].b, &d->block[i].key) &&
-             v->block(v->ctx, &d->block[i].key, &d->block[i].b);
+    for (uint32_t i = 0; ok && i < d->n_blocks; i++) {
+        struct hash key;
+        memcpy(key.b, d->block[i].key, HASH_BYTES);
+        ok = index_block_ok(&d->block[i]) && v->block(v->ctx, &key, &d->block[i]);
+    }
     if (ok && d->has_meta)
         ok = index_meta_ok(&d->meta) && v->meta(v->ctx, &d->meta);
     for (uint32_t i = 0; ok && i < d->n_named; i++)
@@ -194,7 +197,7 @@ static int sim_index_read_named(struct index *x, const char *name, void *p, uint
 
 static uint64_t sim_index_bytes(struct index *x)
 {
-    return sim_index_data(of(x)->m)->n_blocks * sizeof(struct sim_block);
+    return sim_index_data(of(x)->m)->n_blocks * sizeof(struct index_block);
 }
 
 static uint64_t sim_index_written(struct index *x)

@@ -47,14 +47,12 @@ TEST(every_bit)
     struct hash key = rig_key(1);
     struct index_block b = {.segment = 1, .bytes = 8192, .generation = 9};
     index_block_seal(&b, &key);
-    REQUIRE(index_block_ok(&b, &key));
+    REQUIRE(index_block_ok(&b));
     for (uint32_t bit = 0; bit < 8 * sizeof(b); bit++) {
         ((uint8_t *)&b)[bit / 8] ^= (uint8_t)(1u << bit % 8);
-        REQUIRE(!index_block_ok(&b, &key));
+        REQUIRE(!index_block_ok(&b));
         ((uint8_t *)&b)[bit / 8] ^= (uint8_t)(1u << bit % 8);
     }
-    struct hash other = rig_key(2);
-    REQUIRE(!index_block_ok(&b, &other));
 }
 
 // ---- blocks ------------------------------------------------------------------------------------

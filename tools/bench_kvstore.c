@@ -179,6 +179,17 @@ static void submit(enum kv_io_kind kind, uint64_t key, uint32_t bytes)
     kv_store_submit(store, &io[i]);
 }
 
+// One of the newest n_keys that is still there.
+static uint64_t pick_key(uint64_t n_keys)
+{
+    for (;;) {
+        uint64_t k = next_key - 1 - pick(n_keys);
+        struct hash h = rig_key(k);
+        if (kv_store_has(store, &h, NULL))
+            return k;
+    }
+}
+
 // `window` operations at once: gets of the newest n_keys, or puts of new ones.
 static struct figure run(enum kv_io_kind kind, uint32_t bytes, uint32_t window, uint64_t n_keys,
                          uint64_t bytes_max)
@@ -190,7 +201,7 @@ static struct figure run(enum kv_io_kind kind, uint32_t bytes, uint32_t window, 
     for (;;) {
         bool go_on = !is_over(&t) && ended_bytes < bytes_max;
         while (go_on && n_free)
-            submit(kind, kind == KV_IO_GET ? next_key - 1 - pick(n_keys) : next_key++, bytes);
+            submit(kind, kind == KV_IO_GET ? pick_key(n_keys) : next_key++, bytes);
         if (n_free == window)
             break;
         kv_store_poll(store, NS_PER_S);
