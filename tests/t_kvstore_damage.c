@@ -268,6 +268,8 @@ enum child_fault { FINE, NO_FILES, KILLED, CRASHED } child_fault;
 
 static void befall_child(void)
 {
+    if (child_fault == CRASHED)         // a sanitizer would make a report of it
+        signal(SIGSEGV, SIG_DFL);
     if (child_fault == NO_FILES)
         setrlimit(RLIMIT_NOFILE, &(struct rlimit){0, 0});
     else if (child_fault != FINE)
