@@ -342,9 +342,9 @@ static void give_up(struct kv_store *s)
 }
 
 // Evicted blocks alone are no reason for a commit of their own while puts are under way that will
-// bring one, and have room. And a commit costs the same few flushes for many blocks as for one, while
-// a disk that flushes writes little: so a group waits for the puts that are being written, but not
-// for longer than the last commit took.
+// bring one, and have room. And a commit costs the same few flushes for many blocks as for one,
+// while a disk that flushes writes little: so a group waits for the puts that are being written,
+// but not for longer than the last commit took.
 static bool may_wait(struct kv_store *s)
 {
     const struct group *g = s->filling;

@@ -307,5 +307,6 @@ static void ring_traits(struct disk *d, struct disk_traits *ret)
 const struct disk_ops disk_io_uring = {
     .name = "io_uring", .open = ring_open, .close = ring_close, FILES_OPS,
     .file_open = ring_file_open, .file_close = ring_file_close, .traits = ring_traits,
-    .sync = ring_sync, .submit = ring_submit, .kick = ring_kick, .cancel = ring_cancel, .reap = ring_reap,
+    .sync = ring_sync, .submit = ring_submit, .kick = ring_kick, .cancel = ring_cancel,
+    .reap = ring_reap,
 };

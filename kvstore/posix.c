@@ -134,5 +134,6 @@ static struct disk_io *posix_reap(struct disk *d)
 const struct disk_ops disk_posix = {
     .name = "posix", .open = posix_open, .close = posix_close, FILES_OPS,
     .file_open = files_segment, .file_close = files_segment_close, .traits = files_traits,
-    .sync = files_sync, .submit = posix_submit, .kick = posix_kick, .cancel = posix_cancel, .reap = posix_reap,
+    .sync = files_sync, .submit = posix_submit, .kick = posix_kick, .cancel = posix_cancel,
+    .reap = posix_reap,
 };

@@ -308,9 +308,10 @@ static void one_size(uint32_t bytes, uint32_t depth)
     print("read", bytes, depth, &reads);
     struct kv_stats st;
     kv_store_stats(store, &st);
-    fprintf(stderr, "%s, O_DIRECT %d, registered buffers %d, write amplification %.3f, %.0f changes "
-            "and %.1f ms a commit, at most %.1f ms\n", st.backend, st.direct, st.registered_buffers,
-            kv_write_amplification(&st), (double)st.committed / (double)st.commits,
+    fprintf(stderr, "%s, O_DIRECT %d, registered buffers %d, write amplification %.3f, "
+            "%.0f changes and %.1f ms a commit, at most %.1f ms\n", st.backend, st.direct,
+            st.registered_buffers, kv_write_amplification(&st),
+            (double)st.committed / (double)st.commits,
             (double)st.commit_ns / (double)st.commits / 1e6, (double)st.commit_ns_max / 1e6);
     kv_store_close(store);
     rig_remove(folder);
