@@ -15,6 +15,7 @@
 #include "engine/kv/homes.h"
 #include "engine/limits.h"
 #include "engine/select/select.h"
+#include "engine/sessions.h"
 #include "engine/text/template.h"
 #include "engine/text/tokenizer.h"
 
@@ -91,7 +92,7 @@ const struct tokenizer   *engine_tokenizer(const struct engine *e);
 struct engine_store {               // the block store; counters since engine_open()
     bool     on, degraded;          // degraded: it stores nothing any more
     uint64_t capacity_bytes, used_bytes, blocks;
-    uint64_t queued;                // blocks that are still to be written
+    uint64_t queued;                // blocks and sessions that are still to be written
     uint64_t read_blocks, read_bytes;       // restored
     uint64_t read_failures;         // stored blocks that could not be read, or not in time: then
                                     // the prompt was computed from there on
@@ -111,6 +112,12 @@ struct engine_paging {              // of KV pages to the block store; counters 
     uint64_t missed;                // steps that were void for a sequence, whose pages were late
 };
 
+struct engine_sessions {
+    uint32_t n, busy;               // there are; have a request running
+    uint32_t unsaved;               // are still to be written
+    uint64_t save_failures;         // were given up: what is new of them is in memory only
+};
+
 struct engine_stats {               // a consistent snapshot
     uint32_t running, waiting, kv_blocks_used, kv_blocks_cached;
     uint64_t requests_stop, requests_length, requests_cancelled, requests_error, requests_rejected;
@@ -120,6 +127,7 @@ struct engine_stats {               // a consistent snapshot
     struct kv_homes kv;
     struct engine_store store;
     struct engine_paging paging;
+    struct engine_sessions sessions;
     uint64_t nonfinite;             // requests that failed because a logit was no finite number
     uint64_t last_step_ns;          // clock_now_ns() of the last finished step or idle wait
     bool     failed;                // the executor is lost: nothing more will run
@@ -162,6 +170,9 @@ struct request {                    // everything is copied by engine_submit
     uint64_t          deadline_ns;  // clock_now_ns() at which it ends with FINISH_DEADLINE; 0: none
     uint64_t          client;       // fairness is between these
     struct hash       salt;         // prefixes are shared only between equal salts
+    struct session   *session;      // taken: becomes what the request leaves; or NULL
+    bool              session_append;   // the prompt begins with the session's text: that it keeps
+                                        // if the request is cut
     // Called, on the engine thread, when a parked reader has something to read; must not block and
     // must not call back into the engine. NULL: the reader uses stream_wait.
     void            (*wake)(void *ctx);

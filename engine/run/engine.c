@@ -8,6 +8,7 @@
 #include "engine/exec/split.h"
 #include "engine/model/content.h"
 #include "engine/run/paged.h"
+#include "engine/run/sessions.h"
 #include "engine/run/stored.h"
 #include "base/clock.h"
 
@@ -274,7 +275,7 @@ static int open_stored(struct engine *e, const struct engine_params *p, struct e
         e->limits.room = paged_room;
         e->limits.room_ctx = e->paged;
     }
-    return r;
+    return r < 0 ? r : sessions_open(&e->sessions, e, err);
 }
 
 static int open_pool(struct engine *e, const struct engine_params *p, struct err *err)
@@ -331,7 +332,9 @@ static int init_locks(struct engine *e, struct err *err)
 // Everything but the thread; takes half-opened engines.
 static void engine_free(struct engine *e)
 {
+    sessions_stop(e->sessions);
     stored_close(e->stored);
+    sessions_close(e->sessions);
     sched_destroy(e->sched);
     kv_pool_destroy(e->pool);
     paged_destroy(e->paged);
@@ -415,4 +418,6 @@ void engine_stats(struct engine *e, struct engine_stats *ret)
     *ret = e->stats;
     ret->waiting = e->n_live - e->stats.running;    // also those the thread did not take yet
     pthread_mutex_unlock(&e->lock);
+    sessions_stats(e->sessions, &ret->sessions);
+    ret->store.queued += ret->sessions.unsaved;
 }

@@ -13,6 +13,7 @@
 
 struct paged;
 struct stored;
+struct sessions;
 
 struct load {                           // of blocks from the store, while the sequence is LOADING
     bool     active;
@@ -31,6 +32,8 @@ struct job {                            // a request; the engine thread's once i
     struct sampler     sampler;
     struct stop        stop;
     struct utf8_stream utf8;
+    struct session    *session;         // taken, or NULL
+    bool               session_append;  // the prompt begins with its text
     uint64_t           deadline_ns;
     uint64_t           submitted_ns, started_ns, first_ns;  // 0: not yet
     struct load        load;
@@ -71,6 +74,7 @@ struct engine {
     struct sched         *sched;
     struct stored        *stored;       // NULL: none
     struct paged         *paged;        // NULL: all pages of the pool are in memory
+    struct sessions      *sessions;     // NULL: none; has a lock of its own
     struct job           *jobs;         // all that it has
     bool                  starved;      // the last step was empty: all wait for the store
     uint64_t              n_prompt, n_cached, n_generated;  // tokens, for stats

@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <unistd.h>
 #include "engine/run/paged.h"
+#include "engine/run/sessions.h"
 #include "engine/run/stored.h"
 #include "base/clock.h"
 
@@ -88,6 +89,7 @@ void job_end(struct engine *e, struct job *j, enum finish_reason reason, const s
     job_flush_text(e, j);
     finish_usage(j);
     stored_leave(e->stored, j);
+    sessions_job_ends(e->sessions, j, reason);
     job_unlink(e, j);
     count_end(e, j, reason);        // before the reader can know: then what it asks for next fits
     struct delta done = {
@@ -393,6 +395,7 @@ void *engine_main(void *engine)
         if (call)
             engine_serve_call(e, call);
         stored_turn(e->stored, end_lost(e));
+        sessions_turn(e->sessions);
         if (e->jobs)
             run_step(e);
     }

@@ -38,6 +38,7 @@ struct stored {
     uint32_t             io_bytes, digest_bytes;    // of a block, of its digests, in whole units
     struct noted        *noted;         // (queue_max) ring
     uint32_t             queue_max, noted_first, n_noted;
+    uint64_t             n_noted_ever;
     bool                 is_sim;
     struct engine_store  count;
 };
@@ -194,6 +195,7 @@ static void note(struct stored *s, const struct hash *key, uint32_t block)
         s->count.write_drops++;
     } else {
         uint32_t at = (s->noted_first + s->n_noted++) % s->queue_max;
+        s->n_noted_ever++;
         s->noted[at] = (struct noted){*key, block};
     }
 }
@@ -447,6 +449,15 @@ uint64_t stored_wait_ns(const struct stored *s, uint64_t most_ns)
 }
 
 int stored_fd(const struct stored *s) { return s ? kv_store_fd(s->store) : -1; }
+
+struct kv_store *stored_kv(struct stored *s) { return s->store; }
+
+uint64_t stored_mark(const struct stored *s) { return s->n_noted_ever; }
+
+bool stored_passed(const struct stored *s, uint64_t mark)
+{
+    return s->n_noted_ever - s->n_noted >= mark;
+}
 
 void stored_stats(const struct stored *s, struct engine_store *ret)
 {

@@ -47,4 +47,11 @@ void stored_turn(struct stored *s, bool lost);
 // How long the engine thread may wait at most before the next turn, with nothing else to do.
 uint64_t stored_wait_ns(const struct stored *s, uint64_t most_ns);
 int  stored_fd(const struct stored *s);                     // -1: none
+
+// For sessions, whose records pin blocks.
+struct kv_store *stored_kv(struct stored *s);
+// A mark, and whether what was noted before it was handed to the store, or given up.
+uint64_t stored_mark(const struct stored *s);
+bool     stored_passed(const struct stored *s, uint64_t mark);
+
 void stored_stats(const struct stored *s, struct engine_store *ret);

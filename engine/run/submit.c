@@ -5,6 +5,7 @@
 #include <string.h>
 #include "engine/run/priv.h"
 #include "engine/kv/key.h"
+#include "engine/run/sessions.h"
 #include "base/clock.h"
 
 struct gen_params gen_params_default(void)
@@ -99,7 +100,7 @@ static int job_create(struct job **ret, const struct engine *e, const struct req
         .token = r->token, .n_tokens = r->n_tokens, .n_max = n_max,
         .reuse = e->prefix_cache, .score = r->gen.prompt_logprobs, .client = r->client,
     };
-    engine_key_root(e, &r->attn, &r->salt, &sp.root);
+    engine_key_root(e, &r->attn, r->session ? session_salt(r->session) : &r->salt, &sp.root);
     int rc = seq_init(&j->seq, &sp);
     if (rc == 0)
         rc = copy_gen(j, &r->gen);
@@ -112,6 +113,8 @@ static int job_create(struct job **ret, const struct engine *e, const struct req
         return rc;
     }
     j->attn = r->attn;
+    j->session = r->session;
+    j->session_append = r->session_append;
     j->deadline_ns = r->deadline_ns;
     j->submitted_ns = clock_now_ns();
     j->usage.prompt_tokens = r->n_tokens;
