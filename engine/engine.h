@@ -143,6 +143,13 @@ void engine_stats(struct engine *e, struct engine_stats *ret);
 int engine_chat_prompt(const struct engine *e, const struct template_vars *v, struct tokens *out,
                        struct rendered *text, struct err *err);
 
+// The same for messages behind a text that ended within or after an answer: what closes that
+// answer, the messages, and the beginning of the next one. No BOS, no tools, and nothing that the
+// template puts before the first message.
+// Also -ENOTSUP: the template writes messages differently, depending on what stands before them.
+int engine_chat_turn(const struct engine *e, const struct template_vars *v, struct tokens *out,
+                     struct err *err);
+
 // ---- generation --------------------------------------------------------------------------------
 
 struct logit_bias { int32_t token; float bias; };

@@ -14,12 +14,14 @@
 static const struct route routes[] = {
 #define GET "GET"
 #define POST "POST"
+#define DELETE "DELETE"
 #define ROUTE(name, method, path, auth, work, body, listeners) \
     { #name, method, path, auth, work, body, listeners, api_##name },
 #include "server/routes.def"
 #undef ROUTE
 #undef GET
 #undef POST
+#undef DELETE
 };
 
 static int bind_one(struct app *a, const char *name, const char *address, struct listeners *ret,

@@ -240,6 +240,7 @@ static int submit(struct gen *g, struct choice *c, uint32_t i, struct fault *f)
         .token = p->tokens.id, .n_tokens = (uint32_t)MIN(p->tokens.n, (size_t)UINT32_MAX),
         .gen = g->p.gen, .attn = g->p.attn, .client = g->call->caller.client,
         .deadline_ns = timeout_s ? g->call->start_ns + timeout_s * NS_PER_S : 0,
+        .session = g->p.session, .session_append = g->p.append,
         .wake = call_wake, .wake_ctx = g->call,
     };
     r.gen.seed = choice_seed(r.gen.seed, i);

@@ -50,7 +50,7 @@ struct gen {
 
 // Submits every prompt p.n times and lets the call go on by itself. What `prompt` and `p` point to
 // must live in the call's arena or longer; tokens are freed here, also on failure.
-// Returns 0 or -1, f filled.
+// Returns 0 or -1, f filled; then the session of `p` is still the caller's to give back.
 int gen_start(struct call *c, const struct params *p, const struct gen_format *format,
               const char *id_prefix, struct gen_prompt *prompt, uint32_t n_prompts,
               struct tool_names tools, struct fault *f);

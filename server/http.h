@@ -28,7 +28,7 @@ enum route_auth { AUTH_NONE, AUTH_KEY };
 enum route_work { WORK_INLINE, WORK_POOL };     // on the HTTP thread, or on a worker
 
 struct route {                          // one row of routes.def
-    const char *name, *method, *path;   // a path that ends in "/*" takes one more segment
+    const char *name, *method, *path;   // "*" stands for anything; the last
     enum route_auth auth;
     enum route_work work;
     size_t      body_bytes_max;         // 0: a body is ignored
@@ -70,6 +70,8 @@ struct call {
 // What an endpoint calls, from run() or its pump.
 void call_answer(struct call *c, unsigned status, const char *type);    // `out` is the whole body
 void call_fail(struct call *c, const struct fault *f);
+// An argument of the URL's query, or NULL.
+const char *call_query(const struct call *c, const char *name);
 // Leaves a pump behind. A streaming call's status is 200 from here on.
 void call_start(struct call *c, bool streaming, enum pump (*pump)(struct call *c));
 // Any thread, while the call lives: the pump may have something. Usable as a wake() of the engine.

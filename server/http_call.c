@@ -157,6 +157,11 @@ void call_answer(struct call *c, unsigned status, const char *type)
     call_fail(c, &f);
 }
 
+const char *call_query(const struct call *c, const char *name)
+{
+    return MHD_lookup_connection_value(c->link->mhd, MHD_GET_ARGUMENT_KIND, name);
+}
+
 void call_fail(struct call *c, const struct fault *f)
 {
     str_clear(&c->out);

@@ -109,15 +109,18 @@ static int check_origin(struct call_link *l, const struct fields *fs, struct fau
 
 // ---- routes -------------------------------------------------------------------------------------
 
-static const char *path_match(const char *pattern, const char *url)
+// What stands for the pattern's '*', or "" for one that has none. NULL: another path.
+static const char *path_match(const char *pattern, const char *url, struct arena *a)
 {
-    size_t n = strlen(pattern);
-    if (n < 2 || strcmp(pattern + n - 2, "/*") != 0)
-        return strcmp(pattern, url) == 0 ? "" : NULL;
-    const char *tail = url + n - 1;
-    if (strncmp(pattern, url, n - 1) != 0 || !*tail)
+    const char *star = strchr(pattern, '*');
+    size_t n_head = star ? (size_t)(star - pattern) : strlen(pattern);
+    size_t n_end = star ? strlen(star + 1) : 0, n = strlen(url);
+    if (strncmp(pattern, url, n_head) != 0 || (!star && n != n_head))
         return NULL;
-    return tail;
+    if (!star)
+        return arena_strdup(a, "");
+    bool fits = n > n_head + n_end && strcmp(url + n - n_end, star + 1) == 0;
+    return fits ? arena_memdup(a, url + n_head, n - n_head - n_end) : NULL;
 }
 
 static bool method_fits(const struct route *r, const char *method)
@@ -142,14 +145,15 @@ static int find_route(struct call_link *l, const char *method, const char *url, 
     struct str allow = {0};
     for (unsigned i = 0; i < p->n_routes; i++) {
         const struct route *r = &p->route[i];
-        const char *tail = r->listeners & p->listener ? path_match(r->path, url) : NULL;
+        bool here = r->listeners & p->listener;
+        const char *tail = here ? path_match(r->path, url, &l->c.arena) : NULL;
         if (!tail)
             continue;
         other = r;
         add_allow(&allow, r->method);
         if (method_fits(r, method)) {
             l->c.route = r;
-            l->c.tail = arena_strdup(&l->c.arena, tail);
+            l->c.tail = tail;
         }
     }
     if (other && !l->c.route) {
@@ -158,7 +162,7 @@ static int find_route(struct call_link *l, const char *method, const char *url, 
     }
     str_free(&allow);
     if (l->c.route)
-        return l->c.tail ? 0 : fault_no_memory(f);
+        return 0;
     if (!other)
         return fault_set(f, ERROR_not_found, NULL, "There is nothing at this URL.");
     l->c.route = other;                 // for the key, and the names in logs

@@ -305,6 +305,10 @@ static int read_godwit(const struct json *root, struct params *p, struct fault *
         json_get_u32(o, "window", 1, CTX_MAX, &window, f) < 0 ||
         json_get_u32(o, "sinks", 0, CTX_MAX, &sinks, f) < 0)
         return -1;
+    if (json_get_bool(o, "append", &p->append, f) < 0)
+        return -1;
+    if (p->append && !p->session_id)
+        return fault_set(f, ERROR_missing_field, "append", "'append' needs 'session'");
     if (!named && (budget || window || sinks != UINT32_MAX))
         return fault_set(f, ERROR_missing_field, "attention",
                          "'budget', 'window' and 'sinks' need 'attention'");
@@ -327,6 +331,24 @@ static int read_salt(const struct json *root, struct params *p, struct arena *a,
     return p->cache_salt ? 0 : fault_no_memory(f);
 }
 
+// What a session's text goes on from is one text.
+static int read_session(const struct json *root, struct params *p, struct arena *a,
+                        struct fault *f)
+{
+    const char *id;
+    int r = json_get_text(root, "session", &id, f);
+    if (r <= 0)
+        return r;
+    p->session_id = arena_strdup(a, id);
+    if (!p->session_id)
+        return fault_no_memory(f);
+    if (p->n > 1)
+        return fault_set(f, ERROR_invalid_value, "n", "a session takes one answer at a time");
+    if (p->cache_salt)
+        return fault_set(f, ERROR_invalid_value, "cache_salt", "a session has its own");
+    return 0;
+}
+
 int params_read(struct params *ret, enum dialect dialect, const struct json_doc *doc,
                 struct model_entry *model, struct arena *a, struct fault *f)
 {
@@ -342,9 +364,12 @@ int params_read(struct params *ret, enum dialect dialect, const struct json_doc 
     if (!chat && json_get_bool(root, "echo", &p.echo, f) < 0)
         return -1;
     if (read_limit(root, dialect, p.echo, &p.gen, f) < 0 || read_stream(root, &p, f) < 0 ||
-        read_godwit(root, &p, f) < 0 || read_salt(root, &p, a, f) < 0 ||
+        read_salt(root, &p, a, f) < 0 || read_session(root, &p, a, f) < 0 ||
+        read_godwit(root, &p, f) < 0 ||
         json_get_text(root, "user", &user, f) < 0)
         return -1;
+    if (p.append && p.echo)
+        return fault_set(f, ERROR_unsupported, "echo", "'echo' of a session is not supported.");
     if ((chat ? read_chat_logprobs(root, &p.gen, f)
               : read_old_logprobs(root, p.echo, &p.gen, f)) < 0)
         return -1;

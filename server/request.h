@@ -25,6 +25,10 @@ struct params {
     bool                stream, include_usage;
     bool                echo;           // completions
     const char         *cache_salt;     // NULL: none; in the arena
+    const char         *session_id;     // NULL: none; in the arena
+    bool                append;         // the prompt stands behind the session's text
+    struct session     *session;        // see server/sessions.h
+    uint32_t            session_tokens; // of its text
 };
 
 // Reads everything but the prompt. model was looked up by the caller. Returns 0 or -1, f filled.

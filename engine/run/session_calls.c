@@ -256,8 +256,10 @@ uint32_t engine_session_list(struct engine *e, const struct hash *owner,
         qsort(s->session, s->n, sizeof(struct session *), compare);
     for (uint32_t i = 0; i < s->n && n < cap; i++) {
         const struct session *x = s->session[i];
-        bool is_seen = !x->hidden && !session_is_expired(x) && strncmp(x->name, name, strlen(name)) == 0;
-        bool is_behind = !after || by_age(x->m.created_s, x->m.id, after->created_s, after->id) > 0;
+        bool is_seen = !x->hidden && !session_is_expired(x) &&
+                       strncmp(x->name, name, strlen(name)) == 0;
+        bool is_behind = !after ||
+                         by_age(x->m.created_s, x->m.id, after->created_s, after->id) > 0;
         if (is_seen && is_behind)
             session_describe_locked(s, x, &ret[n++]);
     }

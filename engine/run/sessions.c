@@ -14,6 +14,7 @@
 #define OWNER_BYTES 16                  // of the owner's hash, in names
 #define LOAD_NS (10 * NS_PER_S)         // for reading one record when the engine opens
 #define SWEEP_NS NS_PER_S
+#define UNSAVED_NS (5 * NS_PER_MS)      // between two looks whether blocks are written
 
 static_assert(sizeof NAME_PREFIX + 2 * OWNER_BYTES + 1 + SESSION_ID_MAX <= KV_RECORD_NAME_MAX,
               "every id fits into a record's name");
@@ -391,6 +392,17 @@ void sessions_turn(struct sessions *s)
     pthread_mutex_lock(&s->lock);
     sweep_locked(s);
     pthread_mutex_unlock(&s->lock);
+}
+
+// Those to be saved wait for blocks of which nobody tells.
+uint64_t sessions_wait_ns(struct sessions *s, uint64_t most_ns)
+{
+    if (!s)
+        return most_ns;
+    pthread_mutex_lock(&s->lock);
+    bool waits = s->n_dirty > 0;
+    pthread_mutex_unlock(&s->lock);
+    return waits ? MIN(most_ns, UNSAVED_NS) : most_ns;
 }
 
 void sessions_stats(struct sessions *s, struct engine_sessions *ret)

@@ -17,6 +17,8 @@ void sessions_close(struct sessions *s);
 
 // The engine thread, between two steps. All of these do nothing without sessions (s NULL).
 void sessions_turn(struct sessions *s);
+// How long it may wait at most before the next one.
+uint64_t sessions_wait_ns(struct sessions *s, uint64_t most_ns);
 // The job ends; nothing of its sequence is gone yet. Its session becomes what it left.
 void sessions_job_ends(struct sessions *s, const struct job *j, enum finish_reason reason);
 

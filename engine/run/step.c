@@ -337,7 +337,8 @@ static void idle_wait(struct engine *e)
 {
     struct pollfd fd[2] = {{.fd = e->wake_fd, .events = POLLIN},
                            {.fd = stored_fd(e->stored), .events = POLLIN}};
-    uint64_t ns = stored_wait_ns(e->stored, e->jobs ? STARVED_NS : IDLE_NS), seen;
+    uint64_t ns = sessions_wait_ns(e->sessions, e->jobs ? STARVED_NS : IDLE_NS), seen;
+    ns = stored_wait_ns(e->stored, ns);
     struct timespec ts = {(time_t)(ns / NS_PER_S), (long)(ns % NS_PER_S)};
     ppoll(fd, 2, &ts, NULL);
     if (fd[0].revents & POLLIN) {
@@ -394,8 +395,8 @@ void *engine_main(void *engine)
         end_cancelled(e);
         if (call)
             engine_serve_call(e, call);
+        sessions_turn(e->sessions);     // first: what it asks of the store starts in this turn
         stored_turn(e->stored, end_lost(e));
-        sessions_turn(e->sessions);
         if (e->jobs)
             run_step(e);
     }

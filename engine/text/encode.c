@@ -49,6 +49,7 @@ struct encoding {                       // one call of tokenizer_encode
     const struct tokenizer *t;
     struct tokens      *out;
     size_t              start;          // out->n at the beginning
+    bool                goes_on;        // the next run is no beginning
     struct merge_work   work;
     struct pretok_scan *scan;           // VOCAB_BPE
     struct str          clean, nfc;     // the text with replacements, where there are any
@@ -159,9 +160,11 @@ static int encode_run(struct encoding *e, const char *p, size_t n)
     const struct tokenizer *t = e->t;
     // Without a token for every byte, what is no UTF-8 can only become U+FFFD.
     bool replace = !t->vocab.has_all_bytes && valid_prefix(p, n) < n;
-    if (n && (t->add_space || replace)) {
+    bool space = t->add_space && !e->goes_on;
+    e->goes_on = false;
+    if (n && (space || replace)) {
         str_clear(&e->clean);
-        if (t->add_space)
+        if (space)
             str_putc(&e->clean, ' ');
         if (replace) {
             struct utf8_stream s = {0};
@@ -234,7 +237,8 @@ static int encode_all(struct encoding *e, struct special_text text, bool bos)
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t n, const uint8_t *plain,
                      unsigned flags, struct tokens *out, struct err *err)
 {
-    struct encoding e = {.t = t, .out = out, .start = out->n};
+    struct encoding e = {.t = t, .out = out, .start = out->n,
+                         .goes_on = flags & TOKENIZE_GOES_ON};
     bool bos = flags & TOKENIZE_BOS && t->add_bos;
     struct special_text in = {n ? text : "", n, plain, flags & TOKENIZE_SPECIAL};
     int r = encode_all(&e, in, bos);

@@ -27,6 +27,7 @@ enum token_type {                       // tokenizer.ggml.token_type
 enum tokenize_flags {
     TOKENIZE_SPECIAL = 1,   // the text of a control token becomes that token; else it is plain text
     TOKENIZE_BOS = 2,       // put BOS first if the model adds one and the result lacks it
+    TOKENIZE_GOES_ON = 4,   // the text stands behind another: no space is put before it
 };
 
 // Works on files without tensors. Returns 0, -EINVAL (damaged vocabulary), -ENOTSUP (an unknown

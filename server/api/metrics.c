@@ -55,6 +55,10 @@ STAT(page_fetched, s->paging.fetched_pages)
 STAT(page_fetched_bytes, s->paging.fetched_bytes)
 STAT(page_missed, s->paging.missed)
 STAT(page_lost, s->paging.lost_blocks)
+STAT(sessions, s->sessions.n)
+STAT(sessions_busy, s->sessions.busy)
+STAT(sessions_unsaved, s->sessions.unsaved)
+STAT(session_failures, s->sessions.save_failures)
 STAT(read, s->blocks_read)
 STAT(held, s->blocks_held)
 STAT(steps, s->steps)
@@ -125,6 +129,11 @@ static const struct gauge gauges[] = {
       get_page_missed },
     { "kv_page_lost_blocks_total", "counter",
       "KV blocks that could not be read back and were computed again.", get_page_lost },
+    { "sessions", "gauge", "Sessions.", get_sessions },
+    { "sessions_running", "gauge", "Sessions that a request runs on.", get_sessions_busy },
+    { "sessions_unsaved", "gauge", "Sessions still to be written.", get_sessions_unsaved },
+    { "session_save_failures_total", "counter", "Sessions that could not be written.",
+      get_session_failures },
     { "attention_blocks_read_total", "counter", "KV blocks that attention read.", get_read },
     { "attention_blocks_held_total", "counter", "KV blocks that attention could have read.",
       get_held },

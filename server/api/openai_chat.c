@@ -5,6 +5,7 @@
 #include "base/base.h"
 #include "base/clock.h"
 #include "server/api/api.h"
+#include "server/sessions.h"
 
 // ---- pieces -------------------------------------------------------------------------------------
 
@@ -237,9 +238,18 @@ static const struct gen_format format = {
 
 // ---- requests -----------------------------------------------------------------------------------
 
-static int make_prompt(const struct chat *chat, struct model_entry *m, struct tokens *out,
+static int render(const struct params *p, const struct template_vars *v, struct tokens *out,
+                  struct err *err)
+{
+    const struct engine *e = p->model->engine;
+    return p->append && p->session_tokens ? engine_chat_turn(e, v, out, err)
+                                          : engine_chat_prompt(e, v, out, NULL, err);
+}
+
+static int make_prompt(const struct chat *chat, const struct params *p, struct tokens *out,
                        struct fault *f)
 {
+    const struct model_entry *m = p->model;
     struct err err = {0};
     struct template_vars v = {
         .messages = chat->messages.p, .n_messages = chat->messages.n,
@@ -249,10 +259,13 @@ static int make_prompt(const struct chat *chat, struct model_entry *m, struct to
     };
     if (api_check_text(m, v.n_messages + v.n_tools + v.n_kwargs, "messages", f) < 0)
         return -1;
-    switch (engine_chat_prompt(m->engine, &v, out, NULL, &err)) {
+    switch (render(p, &v, out, &err)) {
     case 0:
         break;
     case -ENOTSUP:
+        if (engine_info(m->engine)->has_template)
+            return fault_set(f, ERROR_unsupported, "godwit.append", "No turn can be appended: %s.",
+                             err.msg);
         return fault_set(f, ERROR_unsupported, "model",
                          "The model '%.60s' has no chat template; use /v1/completions.", m->name);
     case -ENOMEM:
@@ -268,7 +281,7 @@ static int make_prompt(const struct chat *chat, struct model_entry *m, struct to
     if (out->n == 0)
         return fault_set(f, ERROR_invalid_value, "messages",
                          "The conversation renders to no token.");
-    return 0;
+    return p->append && p->session_tokens ? session_prepend(p, out, f) : 0;
 }
 
 static int run(struct api_request *r, struct call *c)
@@ -279,13 +292,17 @@ static int run(struct api_request *r, struct call *c)
     if (!prompt)
         return fault_no_memory(&r->fault);
     if (chat_read(&chat, r->doc, &c->arena, &r->fault) < 0 ||
-        params_read(&p, DIALECT_CHAT, r->doc, r->model, &c->arena, &r->fault) < 0)
+        params_read(&p, DIALECT_CHAT, r->doc, r->model, &c->arena, &r->fault) < 0 ||
+        session_take(&p, c, &r->fault) < 0)
         return -1;
-    if (make_prompt(&chat, r->model, &prompt->tokens, &r->fault) < 0) {
+    int result = make_prompt(&chat, &p, &prompt->tokens, &r->fault);
+    if (result < 0)
         tokens_free(&prompt->tokens);
-        return -1;
-    }
-    return gen_start(c, &p, &format, "chatcmpl", prompt, 1, chat.names, &r->fault);
+    else
+        result = gen_start(c, &p, &format, "chatcmpl", prompt, 1, chat.names, &r->fault);
+    if (result < 0)
+        session_drop(&p);
+    return result;
 }
 
 void api_openai_chat(struct call *c)

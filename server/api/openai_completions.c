@@ -3,6 +3,7 @@
 #include <string.h>
 #include "base/base.h"
 #include "server/api/api.h"
+#include "server/sessions.h"
 
 // ---- pieces -------------------------------------------------------------------------------------
 
@@ -213,19 +214,18 @@ static bool has_added_bos(const struct tokenizer *t, const struct gen_prompt *p)
 }
 
 static int text_prompt(const struct model_entry *m, const char *text, struct gen_prompt *p,
-                       struct arena *a, struct fault *f)
+                       bool goes_on, struct arena *a, struct fault *f)
 {
     const struct tokenizer *t = engine_tokenizer(m->engine);
+    unsigned flags = TOKENIZE_SPECIAL | (goes_on ? TOKENIZE_GOES_ON : TOKENIZE_BOS);
     p->n_text = strlen(text);
     if (api_check_text(m, p->n_text, "prompt", f) < 0)
         return -1;
     p->text = arena_memdup(a, text, p->n_text);
-    if (!p->text || tokenizer_encode(t, text, p->n_text, NULL, TOKENIZE_SPECIAL | TOKENIZE_BOS,
-                                     &p->tokens, NULL) != 0)
+    if (!p->text || tokenizer_encode(t, text, p->n_text, NULL, flags, &p->tokens, NULL) != 0)
         return fault_no_memory(f);
     p->bos_added = has_added_bos(t, p);
-    return p->tokens.n ? 0 : fault_set(f, ERROR_invalid_value, "prompt",
-                                       "The prompt has no token.");
+    return 0;
 }
 
 static int id_prompt(const struct tokenizer *t, const struct json *list, struct gen_prompt *p,
@@ -256,10 +256,10 @@ static int id_prompt(const struct tokenizer *t, const struct json *list, struct 
 }
 
 static int one_prompt(const struct model_entry *m, const struct json *v, struct gen_prompt *p,
-                      struct arena *a, struct fault *f)
+                      bool goes_on, struct arena *a, struct fault *f)
 {
     if (json_is_string(v))
-        return text_prompt(m, json_text(v), p, a, f);
+        return text_prompt(m, json_text(v), p, goes_on, a, f);
     if (json_is_array(v) && json_first(v) && json_is_number(json_first(v)))
         return id_prompt(engine_tokenizer(m->engine), v, p, a, f);
     return fault_set(f, ERROR_invalid_value, "prompt",
@@ -267,10 +267,12 @@ static int one_prompt(const struct model_entry *m, const struct json *v, struct 
                      "or a list of lists of tokens");
 }
 
-static int read_prompts(const struct json *root, const struct model_entry *m,
+static int read_prompts(const struct json *root, const struct params *params,
                         struct gen_prompt **ret, uint32_t *n, struct arena *a, struct fault *f)
 {
     const struct json *v = json_get(root, "prompt");
+    const struct model_entry *m = params->model;
+    bool goes_on = params->append && params->session_tokens;
     if (!v)
         return fault_set(f, ERROR_missing_field, "prompt", "'prompt' is missing");
     bool many = json_is_array(v) && json_first(v) && !json_is_number(json_first(v));
@@ -284,25 +286,38 @@ static int read_prompts(const struct json *root, const struct model_entry *m,
     *n = (uint32_t)count;
     const struct json *item = many ? json_first(v) : v;
     for (size_t i = 0; i < count; i++, item = many ? json_next(item) : NULL) {
-        if (one_prompt(m, item, &p[i], a, f) < 0)
+        if (one_prompt(m, item, &p[i], goes_on, a, f) < 0)
             return -1;
+        if (p[i].tokens.n == 0 && !goes_on)
+            return fault_set(f, ERROR_invalid_value, "prompt", "The prompt has no token.");
     }
-    return 0;
+    if (params->session && count > 1)
+        return fault_set(f, ERROR_invalid_value, "prompt", "a session takes one prompt at a time");
+    return goes_on ? session_prepend(params, &p->tokens, f) : 0;
+}
+
+static int start(struct api_request *r, struct call *c, const struct params *p)
+{
+    struct gen_prompt *prompt = NULL;
+    uint32_t n = 0;
+    if (read_prompts(r->root, p, &prompt, &n, &c->arena, &r->fault) < 0) {
+        for (uint32_t i = 0; i < n; i++)
+            tokens_free(&prompt[i].tokens);
+        return -1;
+    }
+    return gen_start(c, p, &format, "cmpl", prompt, n, (struct tool_names){0}, &r->fault);
 }
 
 static int run(struct api_request *r, struct call *c)
 {
     struct params p;
-    struct gen_prompt *prompt = NULL;
-    uint32_t n = 0;
-    if (params_read(&p, DIALECT_COMPLETION, r->doc, r->model, &c->arena, &r->fault) < 0)
+    if (params_read(&p, DIALECT_COMPLETION, r->doc, r->model, &c->arena, &r->fault) < 0 ||
+        session_take(&p, c, &r->fault) < 0)
         return -1;
-    if (read_prompts(r->root, r->model, &prompt, &n, &c->arena, &r->fault) < 0) {
-        for (uint32_t i = 0; i < n; i++)
-            tokens_free(&prompt[i].tokens);
-        return -1;
-    }
-    return gen_start(c, &p, &format, "cmpl", prompt, n, (struct tool_names){0}, &r->fault);
+    int result = start(r, c, &p);
+    if (result < 0)
+        session_drop(&p);
+    return result;
 }
 
 void api_openai_completions(struct call *c)
