@@ -58,7 +58,7 @@ static struct http_params params(struct app *a, enum listener which, struct list
         .workers = main ? MIN(cores(), 4u) : 0,
         .connections_max = main ? (uint32_t)c->connections_max : ADMIN_CONNECTIONS_MAX,
         .per_address_max = main ? (uint32_t)c->connections_per_address_max : ADMIN_CONNECTIONS_MAX,
-        .body_bytes_max = (size_t)c->body_max_bytes,
+        .body_bytes_max = (size_t)c->body_max_bytes, .file_bytes_max = (size_t)c->import_max_bytes,
         .header_ns = c->header_timeout_s * NS_PER_S, .body_ns = c->body_timeout_s * NS_PER_S,
         .idle_ns = c->idle_timeout_s * NS_PER_S, .write_ns = c->write_timeout_s * NS_PER_S,
         .ping_ns = c->ping_s * NS_PER_S, .cors_origins = main ? c->cors_origin : NULL,

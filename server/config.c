@@ -97,6 +97,8 @@ static const struct option options[] = {
       1u << 19, "open connections of one client address" },
     { "body-max-bytes", "SIZE", OPT_BYTES, AT(body_max_bytes), "16M", 1024, UINT64_C(1) << 30,
       "largest body of a request" },
+    { "import-max-bytes", "SIZE", OPT_BYTES, AT(import_max_bytes), "256M", 1024,
+      UINT64_C(1) << 38, "largest file of a session to be imported, which is held in memory" },
     { "http-threads", "N", OPT_NUMBER, AT(http_threads), "0", 0, 64,
       "threads that serve connections; 0: by the cores" },
     { "cors-origin", "ORIGINS", OPT_TEXT, AT(cors_origin), NULL, 0, 0,

@@ -29,6 +29,7 @@ struct config {
     uint64_t    request_timeout_s, header_timeout_s, body_timeout_s, write_timeout_s;
     uint64_t    idle_timeout_s, drain_timeout_s, ping_s;
     uint64_t    connections_max, connections_per_address_max, body_max_bytes, http_threads;
+    uint64_t    import_max_bytes;
     bool        exact, allow_public, no_prefix_cache, no_warmup;
 
     // From the environment that systemd makes.

@@ -27,11 +27,14 @@ enum listener { LISTEN_MAIN = 1, LISTEN_ADMIN = 2 };
 enum route_auth { AUTH_NONE, AUTH_KEY };
 enum route_work { WORK_INLINE, WORK_POOL };     // on the HTTP thread, or on a worker
 
+#define BODY_JSON SIZE_MAX              // as long as http_params say
+#define BODY_FILE (SIZE_MAX - 1)
+
 struct route {                          // one row of routes.def
     const char *name, *method, *path;   // "*" stands for anything; the last
     enum route_auth auth;
     enum route_work work;
-    size_t      body_bytes_max;         // 0: a body is ignored
+    size_t      body_bytes_max;         // 0: a body is ignored; BODY_JSON, BODY_FILE
     unsigned    listeners;              // enum listener, or'ed
     void      (*run)(struct call *c);
 };
@@ -60,6 +63,7 @@ struct call {
     unsigned       retry_after_s;
     const char    *allow;               // for 405 and OPTIONS
     bool           streaming;           // `out` flows while the pump runs
+    uint64_t       file_bytes;          // of a stream whose length is known; else 0
 
     enum pump    (*pump)(struct call *c);
     void         (*finish)(struct call *c);     // when the call ends, however it ends; may be NULL
@@ -74,6 +78,9 @@ void call_fail(struct call *c, const struct fault *f);
 const char *call_query(const struct call *c, const char *name);
 // Leaves a pump behind. A streaming call's status is 200 from here on.
 void call_start(struct call *c, bool streaming, enum pump (*pump)(struct call *c));
+// A body of so many bytes, which the pump adds to `out` piece by piece.
+void call_start_file(struct call *c, const char *type, uint64_t n_bytes,
+                     enum pump (*pump)(struct call *c));
 // Any thread, while the call lives: the pump may have something. Usable as a wake() of the engine.
 void call_wake(void *call);
 // The client is gone, or the server is about to end: stop soon. Also seen by pumps of living calls.
@@ -96,7 +103,7 @@ struct http_params {
     void         *app;
     unsigned      threads, workers;
     uint32_t      connections_max, per_address_max;
-    size_t        body_bytes_max;
+    size_t        body_bytes_max, file_bytes_max;
     uint64_t      header_ns, body_ns, idle_ns, write_ns, ping_ns;   // timeouts; ping: SSE comments
     const char   *cors_origins;         // separated by blanks or commas; "*": all; NULL: none
     bool          loopback_only;        // Host must name this machine's loopback, or be one of

@@ -184,6 +184,14 @@ void call_start(struct call *c, bool streaming, enum pump (*pump)(struct call *c
     }
 }
 
+void call_start_file(struct call *c, const char *type, uint64_t n_bytes,
+                     enum pump (*pump)(struct call *c))
+{
+    call_start(c, true, pump);
+    c->type = type;
+    c->file_bytes = n_bytes;
+}
+
 static void add_header(struct MHD_Response *r, const char *name, const char *value)
 {
     // Only a name or value with control characters can fail, and none of ours has any.
@@ -286,7 +294,7 @@ static ssize_t stream_read_out(void *ctx, uint64_t pos, char *buf, size_t max)
         l->done = run_pump(l) == PUMP_DONE;
         if (l->done || l->c.out.n)
             continue;
-        if (atomic_exchange(&l->ping, false))
+        if (atomic_exchange(&l->ping, false) && !l->c.file_bytes)
             str_puts(&l->c.out, SSE_PING);
         else if (park(l))
             return 0;
@@ -298,8 +306,9 @@ static enum MHD_Result respond_stream(struct call_link *l)
     l->stage = CALL_SENDING;
     atomic_store(&l->conn->deadline_ns, 0);
     atomic_store(&l->flowing, true);
-    return queue(l, MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, POOL_BYTES / 2,
-                                                      stream_read_out, l, NULL));
+    uint64_t n_bytes = l->c.file_bytes ? l->c.file_bytes : MHD_SIZE_UNKNOWN;
+    return queue(l, MHD_create_response_from_callback(n_bytes, POOL_BYTES / 2, stream_read_out, l,
+                                                      NULL));
 }
 
 // ---- running ------------------------------------------------------------------------------------

@@ -196,7 +196,9 @@ static int check_key(struct call_link *l, const struct fields *fs, struct fault 
 
 static size_t body_max(const struct call_link *l)
 {
-    return MIN(l->c.route->body_bytes_max, l->http->p.body_bytes_max);
+    const struct http_params *p = &l->http->p;
+    size_t most = l->c.route->body_bytes_max;
+    return most == BODY_FILE ? p->file_bytes_max : MIN(most, p->body_bytes_max);
 }
 
 static int body_too_large(const struct call_link *l, struct fault *f)
@@ -213,7 +215,7 @@ static int take_body(struct call_link *l, const char *p, size_t n, struct fault 
     if (n > body_max(l) - l->c.body.n)
         return body_too_large(l, f);
     l->body_charged += n;
-    if (atomic_fetch_add(&h->bodies_bytes, n) + n > BODIES_BYTES_MAX)
+    if (atomic_fetch_add(&h->bodies_bytes, n) + n > MAX(BODIES_BYTES_MAX, h->p.file_bytes_max))
         return fault_set(f, ERROR_overloaded, NULL, "Too many large requests at once.");
     str_add(&l->c.body, p, n);
     return str_ok(&l->c.body) ? 0 : fault_no_memory(f);

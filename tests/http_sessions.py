@@ -279,6 +279,91 @@ def forks():
         assert cached(got) == n // 64 * 64, got
 
 
+# ---- files -------------------------------------------------------------
+
+def export(d, name):
+    status, headers, data = d.request('GET', f'{SESSIONS}/{name}/export')
+    assert status == 200, data
+    assert headers['Content-Type'] == 'application/octet-stream', headers
+    assert int(headers['Content-Length']) == len(data)
+    return data
+
+
+def refused_file(d, data, status, code, query=''):
+    got, _, text = d.request('POST', f'{SESSIONS}/import{query}', data)
+    return check_error(got, text, status, code)
+
+
+@case
+def a_session_moves():
+    new = {'session': 'a', 'godwit': {'append': True}, 'max_tokens': 10, **MORE}
+    with tempfile.TemporaryDirectory() as here, tempfile.TemporaryDirectory() as there:
+        with Stored(here, device='cpu') as d:
+            d.create(id='a', metadata={'k': 'v'}, ttl_seconds=5000)
+            d.complete(STORY * 10, **new)
+            s = d.wait_durable('a')
+            data = export(d, 'a')
+            status, headers, body = d.request('HEAD', f'{SESSIONS}/a/export')
+            assert status == 200 and int(headers['Content-Length']) == len(data) and not body
+            want = d.complete(' The end', **new)[1]
+            check_error(*d.get(SESSIONS + '/b/export'), 404, 'session_not_found')
+        with Stored(there, '--model', 'other=' + need_model('qwen2.5-coder-0.5b-instruct.gguf'),
+                    device='cpu', model='tiny=' + need_model()) as d:
+            refused_file(d, data, 409, 'session_mismatch', '?model=other')
+            refused_file(d, data, 404, 'model_not_found', '?model=gpt-4')
+            refused_file(d, data, 400, 'invalid_value', '?id=a%2Fb')
+            status, _, text = d.request('POST', SESSIONS + '/import', data)
+            got = json.loads(text)
+            assert status == 200, got
+            for key in ('id', 'tokens', 'pinned_blocks', 'metadata', 'ttl_seconds', 'attention'):
+                assert got[key] == s[key], (key, got, s)
+            assert got['model'] == 'tiny' and got['imported'] and got['durable'], got
+            refused_file(d, data, 409, 'session_exists')
+            refused_file(d, data, 409, 'session_exists', '?id=a')
+            assert d.request('POST', SESSIONS + '/import?id=b', data)[0] == 200
+            got = d.complete(' The end', **new)[1]
+            assert got['choices'] == want['choices'], (got, want)
+            assert cached(got) == s['pinned_blocks'] * 64
+            # Only this session finds what came in the file.
+            assert cached(d.complete(STORY * 10, max_tokens=1)[1]) == 0
+
+
+@case
+def files_that_are_none():
+    with tempfile.TemporaryDirectory() as folder:
+        with Stored(folder, '--import-max-bytes', '4M') as d:
+            d.create(id='a')
+            d.complete(STORY * 10, session='a', **MORE)
+            d.wait_durable('a')
+            data = export(d, 'a')
+            d.delete('a')
+            for n in (0, 1, 255, 256, 500, len(data) // 2, len(data) - 1):
+                refused_file(d, data[:n], 400, 'invalid_value')
+            refused_file(d, data + b'x', 400, 'invalid_value')
+            for at in (0, 8, 20, 300, 1500, len(data) - 1):
+                damaged = bytearray(data)
+                damaged[at] ^= 1
+                refused_file(d, bytes(damaged), 400, None)
+            got = d.raw(request_bytes('POST', SESSIONS + '/import', headers=[
+                f'Content-Length: {(4 << 20) + 1}']).replace(b'Content-Length: 0\r\n', b''))
+            assert got.startswith(b'HTTP/1.1 413'), got
+            assert json.loads(d.get(SESSIONS)[1])['data'] == []
+            assert d.request('POST', SESSIONS + '/import', data)[0] == 200
+            # Who leaves in the middle of a file, or reads it slowly.
+            for n in (1, 100000):
+                s = d.connect(rcvbuf=4096)
+                s.sendall(request_bytes('GET', SESSIONS + '/a/export'))
+                while n > 0:
+                    n -= len(s.recv(n))
+                s.close()
+            assert export(d, 'a')[300:] != b''
+            d.delete('a')
+        with Stored(folder, '--kv', 'q8_0') as d:
+            assert 'layout' in refused_file(d, data, 409, 'session_mismatch')['message']
+    with Daemon() as d:
+        refused_file(d, data, 501, 'sessions_unavailable')
+
+
 # ---- prompts that are cut ----------------------------------------------
 
 LONG = {'prompt': STORY * 280, 'max_tokens': 4, **MORE}

@@ -520,6 +520,179 @@ TEST(a_failing_disk)
     REQUIRE(n_refused > 0);
 }
 
+// ---- files ----
+
+enum { FILE_MAX = 16 << 20 };
+
+static int import(struct engine *e, const struct hash *owner, const char *id, const uint8_t *p,
+                  size_t n, size_t piece, struct err *err)
+{
+    struct session_import *i;
+    struct session_info info;
+    int r = engine_import_open(&i, e, owner, id, err);
+    for (size_t at = 0; at < n && r == 0; at += piece)
+        r = engine_import_feed(i, p + at, MIN(piece, n - at), err);
+    if (r == 0)
+        r = engine_import_end(i, &info, err);
+    engine_import_close(i);
+    return r;
+}
+
+static void woken(void *count) { __atomic_add_fetch((int *)count, 1, __ATOMIC_SEQ_CST); }
+
+static size_t export(struct engine *e, const char *id, uint8_t *p)
+{
+    struct session_export *x;
+    struct err err = {0};
+    int wakes = 0;
+    REQUIRE_OK(engine_export_open(&x, e, &us, id, woken, &wakes, &err), err);
+    size_t all = engine_export_bytes(x), n = 0;
+    REQUIRE(all <= FILE_MAX);
+    for (int seen = 0; n < all;) {
+        size_t got_bytes = engine_export_read(x, p + n, MIN(all - n, 100000));
+        n += got_bytes;
+        while (got_bytes == 0 && __atomic_load_n(&wakes, __ATOMIC_SEQ_CST) == seen)
+            usleep(100);
+        seen = __atomic_load_n(&wakes, __ATOMIC_SEQ_CST);
+    }
+    REQUIRE_INT(engine_export_read(x, p, 1), 0);
+    engine_export_close(x);
+    return n;
+}
+
+// Between two stores; the text goes on from the blocks that came with it.
+TEST(a_session_moves)
+{
+    static uint8_t file[FILE_MAX];
+    struct kv_sim *m = kv_sim_create(30), *other = kv_sim_create(31);
+    struct engine *e = open_on(m, "cpu");
+    struct request r = request(0, N_PROMPT, 20);
+    struct err err = {0};
+    create(e, "a");
+    ask_on(e, "a", r);
+    settle(e);
+    size_t n = export(e, "a", file);
+    REQUIRE(n > 3 * engine_info(e)->kv_block_bytes);
+    REQUIRE_INT(import(e, &us, NULL, file, n, n, &err), -EEXIST);
+    uint32_t n_text = text_of(e, "a", 1);
+    struct request go = request_of(text[1], n_text, 20);
+    go.gen = r.gen;
+    go.gen.max_tokens = 20;
+    go.salt = us;
+    ask(e, &go, &want);
+    close_engine(e);
+
+    e = open_on(other, "cpu");
+    REQUIRE_OK(import(e, &us, NULL, file, n, 12345, &err), err);
+    REQUIRE_OK(import(e, &us, "b", file, n, n, &err), err);
+    REQUIRE_OK(import(e, &them, NULL, file, n, 1 << 20, &err), err);    // another key's
+    struct session_info i = info_of(e, "a");
+    REQUIRE(i.imported && i.durable && i.n_tokens == n_text && i.n_pinned == 3);
+    // Nobody else finds what came in a file.
+    ask(e, &go, &got);
+    REQUIRE_INT(got.done.usage.cached_tokens, 0);
+    close_engine(e);
+    e = open_on(other, "cpu");
+    ask_on(e, "b", go);
+    REQUIRE_INT(got.done.usage.cached_tokens, 192);
+    REQUIRE(same(&got, &want));
+    // A fork has the same blocks.
+    struct session_spec spec = {.id = "c", .pin = true, .fork_from = "a", .at_token = 130};
+    REQUIRE_OK(engine_session_create(e, &us, &spec, &i, &err), err);
+    REQUIRE(i.imported && i.n_pinned == 2);
+    // And what was imported can be exported.
+    REQUIRE_INT(export(e, "c", file), n - 90 * 4 - engine_info(e)->kv_block_bytes - 40 +
+                strlen("a"));           // it names its parent
+    close_engine(e);
+    kv_sim_destroy(m);
+    kv_sim_destroy(other);
+}
+
+TEST(files_are_checked)
+{
+    static uint8_t file[FILE_MAX], copy[FILE_MAX];
+    struct kv_sim *m = kv_sim_create(32), *other = kv_sim_create(33);
+    struct engine *e = open_on(m, "null");
+    struct session_info info;
+    struct err err = {0};
+    create(e, "a");
+    ask_on(e, "a", request(0, 100, 2));
+    settle(e);
+    size_t n = export(e, "a", file), n_head = n - engine_info(e)->kv_block_bytes - 40;
+    REQUIRE(n_head < 2000);
+    close_engine(e);
+    e = open_on(other, "null");
+    for (size_t at = 0; at < n; at += at < n_head + 48 ? 1 : 20011) {
+        memcpy(copy, file, n);
+        copy[at] ^= (uint8_t)(1 << at % 8);
+        int r = import(e, &us, NULL, copy, n, n, &err);
+        if (r >= 0)
+            TEST_FAIL("a bit of byte %zu changed, and nobody saw", at);
+        REQUIRE(r == -EINVAL || r == -ESTALE || r == -ENOTSUP);
+    }
+    for (size_t k = 0; k < n; k += k < n_head + 48 ? 7 : 20011)
+        REQUIRE_INT(import(e, &us, NULL, file, k, 1000, &err), -EINVAL);
+    memcpy(copy, file, n);
+    REQUIRE_INT(import(e, &us, NULL, copy, n + 1, n + 1, &err), -EINVAL);
+    REQUIRE_INT(engine_session_list(e, &us, NULL, &info, 1), 0);
+    REQUIRE_OK(import(e, &us, NULL, file, n, n, &err), err);
+    close_engine(e);
+    // Of another executor, another layout.
+    kv_sim_destroy(other);
+    other = kv_sim_create(34);
+    e = open_on(other, "cpu");
+    REQUIRE_INT(import(e, &us, NULL, file, n, n, &err), -ESTALE);
+    REQUIRE(strstr(err.msg, "executor") || strstr(err.msg, "layout"));
+    close_engine(e);
+    e = open_engine("null", (struct engine_params){
+        .ctx_tokens = N_MAX, .kv_blocks = 24, .kv_v = "q8_0", .kv_store_sim = other,
+        .kv_store_bytes = 64 << 20});
+    REQUIRE_INT(import(e, &us, NULL, file, n, n, &err), -ESTALE);
+    REQUIRE(strstr(err.msg, "layout"));
+    close_engine(e);
+    kv_sim_destroy(m);
+    kv_sim_destroy(other);
+}
+
+// A file is whole in its length whatever the disk does meanwhile, and says which blocks it lost.
+TEST(files_of_a_failing_disk)
+{
+    static uint8_t file[FILE_MAX];
+    struct kv_sim *m = kv_sim_create(35), *other = kv_sim_create(36);
+    struct engine *e = open_on(m, "null");
+    struct session_export *x;
+    struct session_info i;
+    struct err err = {0};
+    int wakes = 0;
+    create(e, "a");
+    ask_on(e, "a", request(0, 300, 2));
+    settle(e);
+    // Who leaves in the middle, or at once.
+    for (size_t part = 0; part < 3000000; part += 700000) {
+        REQUIRE_OK(engine_export_open(&x, e, &us, "a", woken, &wakes, &err), err);
+        engine_export_read(x, file, part);
+        engine_export_close(x);
+    }
+    tell_sim(e, m, &(struct kv_sim_faults){.read_eio = 500000}, 0);
+    size_t n = 0;
+    for (int k = 0; k < 8 && n == 0; k++) {
+        // The record may be what fails.
+        if (engine_export_open(&x, e, &us, "a", woken, &wakes, &err) < 0)
+            continue;
+        engine_export_close(x);
+        n = export(e, "a", file);
+    }
+    REQUIRE(n > 0);
+    close_engine(e);
+    e = open_on(other, "null");
+    REQUIRE_OK(import(e, &us, NULL, file, n, n, &err), err);
+    i = info_of(e, "a");
+    REQUIRE(i.n_tokens == 302 && i.n_pinned < 4);
+    close_engine(e);
+    kv_sim_destroy(m);
+    kv_sim_destroy(other);
+}
+
 // ---- the record ----
 
 TEST(records_are_checked)

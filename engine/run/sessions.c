@@ -30,6 +30,7 @@ void session_op_init(struct session_op *op, struct sessions *s)
 
 void session_op_post_locked(struct sessions *s, struct session_op *op)
 {
+    op->sessions = s;
     op->next = NULL;
     *s->op_end = op;
     s->op_end = &op->next;
