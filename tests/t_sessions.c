@@ -622,17 +622,17 @@ TEST(files_are_checked)
     REQUIRE(n_head < 2000);
     close_engine(e);
     e = open_on(other, "null");
-    for (size_t at = 0; at < n; at += at < n_head + 48 ? 1 : 20011) {
-        memcpy(copy, file, n);
+    memcpy(copy, file, n);
+    for (size_t at = 0; at < n; at += at < n_head + 48 ? 3 : 50021) {
         copy[at] ^= (uint8_t)(1 << at % 8);
         int r = import(e, &us, NULL, copy, n, n, &err);
+        copy[at] = file[at];
         if (r >= 0)
             TEST_FAIL("a bit of byte %zu changed, and nobody saw", at);
         REQUIRE(r == -EINVAL || r == -ESTALE || r == -ENOTSUP);
     }
-    for (size_t k = 0; k < n; k += k < n_head + 48 ? 7 : 20011)
+    for (size_t k = 0; k < n; k += k < n_head + 48 ? 7 : 50021)
         REQUIRE_INT(import(e, &us, NULL, file, k, 1000, &err), -EINVAL);
-    memcpy(copy, file, n);
     REQUIRE_INT(import(e, &us, NULL, copy, n + 1, n + 1, &err), -EINVAL);
     REQUIRE_INT(engine_session_list(e, &us, NULL, &info, 1), 0);
     REQUIRE_OK(import(e, &us, NULL, file, n, n, &err), err);
