@@ -663,6 +663,8 @@ TEST(space_prefix)
     require_ids(t, "hi", TOKENIZE_BOS, 2, (int32_t[]){1, 8});
     require_ids(t, " hi", 0, 2, (int32_t[]){4, 8});
     require_ids(t, "hi</s>hi", TOKENIZE_SPECIAL, 3, (int32_t[]){8, 2, 8});
+    require_ids(t, "hi", TOKENIZE_GOES_ON, 1, (int32_t[]){7});
+    require_ids(t, "hi</s>hi", TOKENIZE_GOES_ON | TOKENIZE_SPECIAL, 3, (int32_t[]){7, 2, 8});
     require_ids(t, "A", 0, 2, (int32_t[]){4, 3});
     require_ids(t, "iZZi", 0, 4, (int32_t[]){4, 6, 0, 6});      // unknown characters fuse
     require_ids(t, "", 0, 0, NULL);

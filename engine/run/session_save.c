@@ -108,6 +108,8 @@ void sessions_job_ends(struct sessions *s, const struct job *j, enum finish_reas
 // Whether its blocks are where they will ever be.
 static bool is_ready(struct sessions *s, struct session *x, uint64_t now)
 {
+    if (s->stopping)
+        return true;
     if (now < x->retry_ns || !stored_passed(s->e->stored, x->mark))
         return false;
     while (x->n_seen < x->n_keys && kv_store_has(s->store, &x->key[x->n_seen], NULL))

@@ -361,8 +361,11 @@ int sessions_open(struct sessions **ret, struct engine *e, struct err *err)
 
 void sessions_stop(struct sessions *s)
 {
-    if (s)
-        run_ops(s);
+    if (!s)
+        return;
+    s->stopping = true;
+    sessions_save_turn(s);
+    run_ops(s);
 }
 
 void sessions_close(struct sessions *s)

@@ -11,7 +11,8 @@ struct sessions;
 
 // Reads the catalogue. The engine has its store. Returns 0 or -ENOMEM.
 int  sessions_open(struct sessions **ret, struct engine *e, struct err *err);
-// What is still asked for is started, or ended; then the store may be closed, then the catalogue.
+// What is to be saved, or was asked for, is started; closing the store ends it. Then the catalogue
+// may be closed.
 void sessions_stop(struct sessions *s);
 void sessions_close(struct sessions *s);
 

@@ -47,6 +47,7 @@ struct sessions {
     struct engine   *e;
     struct kv_store *store;
     uint64_t         swept_ns;          // engine thread's
+    bool             stopping;          // and this: no block comes any more
 
     pthread_mutex_t  lock;              // a leaf; all that follows
     pthread_cond_t   changed;           // an operation ended, or a save
