@@ -13,7 +13,7 @@ bool kv_store_has(const struct kv_store *s, const struct hash *key, uint32_t *by
 bool kv_store_hold(struct kv_store *s, const struct hash *key)
 {
     struct entry *e = block_find(s, key);
-    if (!e)
+    if (!e || e->state != ENTRY_LIVE)
         return false;
     e->holds++;
     block_evictable(s, e);

@@ -26,14 +26,11 @@ struct ring_disk {
 
 static struct ring_disk *of(struct disk *d) { return (struct ring_disk *)d; }
 
-// Tried from the richest: what a kernel does not know it refuses.
+// No IORING_SETUP_COOP_TASKRUN: the owner may have lent the store to a thread that waits for what
+// another one submitted, which then computes without entering the kernel.
 static int setup_ring(struct ring_disk *r, uint32_t entries)
 {
-    static const unsigned flags[] = {IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG, 0};
-    int e = -EINVAL;
-    for (size_t i = 0; i < ARRAY_LEN(flags) && e == -EINVAL; i++)
-        e = io_uring_queue_init(entries, &r->ring, flags[i]);
-    return e;
+    return io_uring_queue_init(entries, &r->ring, 0);
 }
 
 // After a fork, the first to write to a page gets a copy: the parent, while the ring still reads

@@ -131,7 +131,8 @@ bool kv_store_idle(const struct kv_store *s);   // nothing is in flight or queue
 // Is a block there (or being written)? No I/O. *bytes (may be NULL) is its length.
 bool kv_store_has(const struct kv_store *s, const struct hash *key, uint32_t *bytes);
 // Counted; while it is held a block is not evicted. Ends with the process (a record's pins do not).
-bool kv_store_hold(struct kv_store *s, const struct hash *key);     // false: not there
+// False: it is not there, or not durable yet.
+bool kv_store_hold(struct kv_store *s, const struct hash *key);
 void kv_store_release(struct kv_store *s, const struct hash *key);
 void kv_store_touch(struct kv_store *s, const struct hash *key);    // counts as a use
 // Drops what has not been used for longest, until so many bytes of slots are free. Returns bytes.

@@ -28,6 +28,7 @@ struct sim_seq {
     struct sequence seq;
     int32_t         tail;           // hash of its text so far, at n_hashed tokens
     uint32_t        n_scored;
+    uint32_t        n_begun, n_preempted;   // blocks that steps wrote into, since that preemption
     uint64_t        added_step, n_done_steps;
     bool            used;
 };
@@ -170,12 +171,20 @@ static uint32_t some_room(void *sim)
     return m->room = (uint32_t)rng(4);
 }
 
+// What a void step began needs no room again, until a preemption.
 static uint32_t begun_blocks(const struct sched_step *t)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->n_items; i++) {
-        uint32_t from = t->item[i].seq->n_computed;
-        n += DIV_UP(from + t->item[i].n_rows, KV_BLOCK_TOKENS) - DIV_UP(from, KV_BLOCK_TOKENS);
+        struct sim_seq *q = container_of(t->item[i].seq, struct sim_seq, seq);
+        uint32_t from = DIV_UP(q->seq.n_computed, KV_BLOCK_TOKENS);
+        uint32_t to = DIV_UP(q->seq.n_computed + t->item[i].n_rows, KV_BLOCK_TOKENS);
+        if (q->n_preempted != q->seq.n_preempted)
+            q->n_begun = 0;
+        q->n_preempted = q->seq.n_preempted;
+        from = MAX(from, q->n_begun);
+        n += to > from ? to - from : 0;
+        q->n_begun = MAX(q->n_begun, to);
     }
     return n;
 }

@@ -272,9 +272,9 @@ const struct hash *kv_pool_key(const struct kv_pool *p, uint32_t b)
     return p->block[b].keyed ? &p->block[b].key : NULL;
 }
 
-bool kv_pool_knows(const struct kv_pool *p, const struct hash *key)
+uint32_t kv_pool_lookup(const struct kv_pool *p, const struct hash *key)
 {
-    return lookup(p, key) != KV_BLOCK_NONE;
+    return lookup(p, key);
 }
 
 uint32_t kv_pool_n_blocks(const struct kv_pool *p) { return p->n_blocks; }

@@ -46,8 +46,8 @@ bool kv_pool_has(const struct kv_pool *p, uint32_t block, const struct hash *key
 
 // The key of a block that can be found; NULL: it has none.
 const struct hash *kv_pool_key(const struct kv_pool *p, uint32_t block);
-// Some block can be found by this key.
-bool kv_pool_knows(const struct kv_pool *p, const struct hash *key);
+// The block that can be found by this key, or KV_BLOCK_NONE.
+uint32_t kv_pool_lookup(const struct kv_pool *p, const struct hash *key);
 // The cached block that was released longest ago becomes a free one. False: nothing is cached.
 bool kv_pool_evict(struct kv_pool *p);
 // gone() is told whenever a block ceases to have its key (NULL: it had none, and is free now), and

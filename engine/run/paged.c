@@ -145,9 +145,8 @@ int paged_create(struct paged **ret, struct engine *e, uint64_t memory_bytes, st
 
 void paged_destroy(struct paged *p)
 {
-    if (!p)
+    if (!p || p->n_busy > 0)            // what the disk never ended may still be written to
         return;
-    assert(p->n_busy == 0);
     free(p->buffers);
     free(p->state);
     free(p);
@@ -207,6 +206,8 @@ static void block_gone(void *paged, uint32_t block, const struct hash *key, bool
     p->e->x->ops->kv_backed(p->e->prog, block, false);
 }
 
+uint64_t paged_memory_blocks(const struct paged *p) { return p->memory_blocks; }
+
 uint32_t paged_room(void *paged)
 {
     const struct paged *p = paged;
@@ -227,8 +228,8 @@ bool paged_is_dirty(const struct paged *p, uint32_t block)
 
 void paged_stored(struct paged *p, uint32_t block, const struct hash *key)
 {
-    if (!p || p->state[block] != DIRTY || !kv_pool_has(p->e->pool, block, key) ||
-        !kv_store_hold(p->store, key))
+    if (!p || block == KV_BLOCK_NONE || p->state[block] != DIRTY ||
+        !kv_pool_has(p->e->pool, block, key) || !kv_store_hold(p->store, key))
         return;
     p->retries = 0;
     set_state(p, block, BACKED);
@@ -293,14 +294,16 @@ static void count_use(struct job *j, const struct batch_seq *s, const struct kv_
     j->usage.page_wait_ns += s->wait_ns;
 }
 
-bool paged_step_end(struct paged *p, const struct sched_step *t)
+bool paged_step_end(struct paged *p, const struct sched_step *t, uint64_t *wait_ns)
 {
-    bool waited = false;
+    bool whole = true;
+    *wait_ns = 0;
     for (uint32_t i = 0; p && i < t->n_items; i++) {
         struct sequence *q = t->item[i].seq;
         const struct batch_seq *s = &p->e->batch_seq[i];
         count_use(container_of(q, struct job, seq), s, &p->e->layout);
-        waited |= s->faults > 0;
+        *wait_ns = MAX(*wait_ns, s->wait_ns);
+        whole &= !s->missed;
         t->item[i].missed = s->missed;
         if (!s->missed)
             q->n_missed = 0;
@@ -309,7 +312,7 @@ bool paged_step_end(struct paged *p, const struct sched_step *t)
         else
             lose(p, q, s->lost);
     }
-    return waited;
+    return whole;
 }
 
 void paged_turn(struct paged *p)
@@ -323,9 +326,20 @@ void paged_turn(struct paged *p)
 
 // ---- when nothing goes on ---------------------------------------------------------------------
 
-static bool end_youngest(struct paged *p)
+static bool is_anyone_loading(const struct paged *p)
+{
+    for (const struct job *j = p->e->jobs; j; j = j->next)
+        if (j->seq.state == SEQ_LOADING)
+            return true;
+    return false;
+}
+
+// The youngest makes room for the others; the last one that is left has too little memory.
+static bool make_way(struct paged *p)
 {
     struct err err;
+    if (sched_yield_youngest(p->e->sched))
+        return true;
     struct job *j = p->e->jobs;
     while (j && j->seq.table.n_blocks == 0)
         j = j->next;
@@ -340,7 +354,8 @@ static bool end_youngest(struct paged *p)
 void paged_rescue(struct paged *p, void (*retry)(void *ctx, uint32_t block), void *ctx)
 {
     uint64_t now = clock_now_ns();
-    if (!p || !p->e->starved || p->n_held > 0 || paged_room(p) > 0 || now < p->retry_ns)
+    if (!p || !p->e->starved || p->n_held > 0 || paged_room(p) > 0 || now < p->retry_ns ||
+        is_anyone_loading(p))
         return;
     uint32_t n = 0;
     while (n < EVICT_BLOCKS && kv_pool_evict(p->e->pool))
@@ -348,7 +363,7 @@ void paged_rescue(struct paged *p, void (*retry)(void *ctx, uint32_t block), voi
     if (n > 0 && paged_room(p) > 0)
         return;
     p->retry_ns = now + RETRY_NS;
-    if (p->retries++ >= RETRIES && end_youngest(p))
+    if (p->retries++ >= RETRIES && make_way(p))
         return;
     for (uint32_t b = 0; b < p->e->info.kv_blocks; b++)
         if (p->state[b] == DIRTY && kv_pool_key(p->e->pool, b))

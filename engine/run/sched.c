@@ -87,6 +87,7 @@ static void preempt(struct sched *s, struct sequence *q)
     q->n_computed = 0;
     q->n_preempted++;
     q->held = false;
+    q->n_begun = 0;
     s->preemptions++;
     seq_move(q, SEQ_WAITING);
     sched_enqueue(s, q);
@@ -95,6 +96,14 @@ static void preempt(struct sched *s, struct sequence *q)
 void sched_restart(struct sched *s, struct sequence *q)
 {
     preempt(s, q);
+}
+
+bool sched_yield_youngest(struct sched *s)
+{
+    if (s->n_running < 2)
+        return false;
+    preempt(s, s->running[s->n_running - 1]);
+    return true;
 }
 
 void sched_remove(struct sched *s, struct sequence *q)
@@ -226,10 +235,17 @@ static void make_room(struct sched *s)
 
 // ---- the step ----
 
+// Leading blocks that need no room any more: what a void step wrote has its place already.
+static uint32_t placed_blocks(const struct sequence *q)
+{
+    return MAX(n_blocks_for(q->n_computed), q->n_begun);
+}
+
 // Blocks that the next n rows of q begin.
 static uint32_t begun_blocks(const struct sequence *q, uint32_t n)
 {
-    return n_blocks_for(q->n_computed + n) - n_blocks_for(q->n_computed);
+    uint32_t end = n_blocks_for(q->n_computed + n), placed = placed_blocks(q);
+    return end > placed ? end - placed : 0;
 }
 
 static void add_item(struct sched *s, struct sequence *q, uint32_t n_rows)
@@ -237,6 +253,7 @@ static void add_item(struct sched *s, struct sequence *q, uint32_t n_rows)
     struct sched_step *t = &s->step;
     assert(begun_blocks(q, n_rows) <= s->room);
     s->room -= begun_blocks(q, n_rows);
+    q->n_begun = MAX(q->n_begun, n_blocks_for(q->n_computed + n_rows));
     uint32_t n_out = seq_n_outputs(q, q->n_computed, q->n_computed + n_rows);
     assert(n_rows > 0 && n_rows <= seq_pending(q));
     assert(t->n_items < s->p.seqs_max);
@@ -314,8 +331,7 @@ static uint32_t chunk_rows(const struct sched *s, const struct sequence *q)
     uint32_t alike = alike_rows(q), n = MIN(rows_left(s, q->n_computed), alike);
     if (q->out_from < q->out_to)
         n = MIN(n, s->p.outputs_max - s->step.n_out);
-    uint64_t room = (uint64_t)s->room * KV_BLOCK_TOKENS +
-                    (n_blocks_for(q->n_computed) * KV_BLOCK_TOKENS - q->n_computed);
+    uint64_t room = ((uint64_t)s->room + placed_blocks(q)) * KV_BLOCK_TOKENS - q->n_computed;
     n = (uint32_t)MIN(n, room);
     if (n < alike && n >= 2 * KV_BLOCK_TOKENS)
         n -= (q->n_computed + n) % KV_BLOCK_TOKENS;

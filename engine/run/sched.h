@@ -66,6 +66,9 @@ void sched_add(struct sched *s, struct sequence *q);
 void sched_remove(struct sched *s, struct sequence *q);
 // A block that the running sequence has is lost: it gives up all, and waits to be computed again.
 void sched_restart(struct sched *s, struct sequence *q);
+// Between steps, the youngest running sequence gives up all for the others, and waits. False: there
+// are no others.
+bool sched_yield_youngest(struct sched *s);
 // Nothing of what it computed or used is found in the cache again.
 void sched_forget(struct sched *s, struct sequence *q);
 

@@ -35,6 +35,7 @@ struct sequence {
     bool            held;           // its pages are under way: it is in no step before they came
     uint32_t        n_missed;       // steps in a row that were void for want of its pages
     uint32_t        n_lost;         // blocks that could not be read back
+    uint32_t        n_begun;        // blocks that steps wrote into, void ones too
 
     // The scheduler's.
     uint64_t         arrival;       // lower is older

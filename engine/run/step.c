@@ -305,15 +305,16 @@ static void run_step(struct engine *e)
         end_all(e, FINISH_ERROR, &err);
         return;
     }
-    bool waited = paged_step_end(e->paged, t);
+    uint64_t wait_ns;
+    bool whole = paged_step_end(e->paged, t, &wait_ns);
     sched_commit(e->sched);
     note_blocks(e, t);
     count_step(e, t);               // before the readers of its tokens can ask
     take_outputs(e, t);
     end_hopeless(e, t);
     uint64_t end_ns = clock_now_ns();       // sampling is part of what a step costs
-    if (!waited)
-        sched_learn(e->sched, end_ns - start_ns);
+    if (whole)
+        sched_learn(e->sched, end_ns - start_ns - MIN(wait_ns, end_ns - start_ns));
     count_time(e, start_ns, end_ns);
 }
 

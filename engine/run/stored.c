@@ -25,7 +25,6 @@ struct transfer {
     struct stored      *stored;
     struct job         *job;            // READING, READ: who wants it; NULL: nobody any more
     uint32_t            index;          // of the block in that sequence
-    uint32_t            block;          // WRITING: of the pool
 };
 
 struct noted { struct hash key; uint32_t block; };
@@ -152,11 +151,12 @@ static void read_done(struct kv_io *io)
 static void write_done(struct kv_io *io)
 {
     struct transfer *t = container_of(io, struct transfer, io);
+    struct engine *e = t->stored->e;
     struct engine_store *c = &t->stored->count;
     t->state = IDLE;
     t->stored->n_writing--;
-    if (io->result == 0)
-        paged_stored(t->stored->e->paged, t->block, &io->key);
+    if (io->result == 0)                // by now another block may have the key
+        paged_stored(e->paged, kv_pool_lookup(e->pool, &io->key), &io->key);
     c->written_blocks += io->result == 0;
     c->written_bytes += io->result == 0 ? io->bytes : 0;
     c->write_failures += io->result < 0;
@@ -252,7 +252,6 @@ static void write_behind(struct stored *s)
             continue;
         }
         copy_block(s, n.block, t->io.buf);
-        t->block = n.block;
         s->n_writing++;
         submit(t, KV_IO_PUT, &n.key, s->io_bytes);
     }
@@ -348,7 +347,7 @@ static bool put_block(struct stored *s, struct job *j, const struct transfer *t)
     struct sequence *q = &j->seq;
     uint32_t block = q->table.block[t->index];
     if (j->load.by_index) {
-        if (kv_pool_knows(e->pool, &q->key[t->index]) ||
+        if (kv_pool_lookup(e->pool, &q->key[t->index]) != KV_BLOCK_NONE ||
             !paged_adopt(e->paged, block, &q->key[t->index]))
             return false;
         e->x->ops->kv_write_digests(e->prog, block, t->io.buf);

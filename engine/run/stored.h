@@ -41,7 +41,7 @@ void stored_drop(struct stored *s, uint32_t block);
 // A request leaves.
 void stored_leave(struct stored *s, struct job *j);
 // Moves loads and writes on: between two steps, and when stored_fd() is readable. With `lost` the
-// executor is not touched any more.
+// executor is not asked for anything any more.
 void stored_turn(struct stored *s, bool lost);
 
 // How long the engine thread may wait at most before the next turn, with nothing else to do.

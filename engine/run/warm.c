@@ -157,7 +157,7 @@ static int run_warm(struct engine *e, struct engine_call *c)
 
 int engine_warm(struct engine *e, const struct attn_policy *attn, struct err *err)
 {
-    uint64_t blocks = e->paged ? paged_room(e->paged) : e->info.kv_blocks;
+    uint64_t blocks = e->paged ? paged_memory_blocks(e->paged) : e->info.kv_blocks;
     uint64_t room = MIN(e->info.ctx_tokens, blocks * KV_BLOCK_TOKENS);
     struct warm_call w = {
         .call = {.run = run_warm, .err = err}, .attn = attn, .random = 1,

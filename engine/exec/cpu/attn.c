@@ -202,7 +202,7 @@ static void store_output(const struct job *j, uint32_t row, uint32_t query0)
     float *dst = slot_row(j->g, j->op->dst[0], row) + (size_t)j->head * j->group * j->dim;
     for (uint32_t h = 0; h < j->group; h++) {
         uint32_t q = query0 + h;
-        float l = w->total_l[q];        // 0: no page came, and the row is void
+        float l = w->total_l[q];        // 0: no page came at all, and the row is void
         j->g->cpu->vec->scale(dst + h * j->dim, w->total + (size_t)q * j->dim, j->dim,
                               l > 0.0f ? 1.0f / l : 0.0f);
     }
@@ -270,8 +270,9 @@ static void merge_row(const struct job *j, uint32_t query0)
     struct attn_scratch *w = j->w;
     for (uint32_t q = query0; q < query0 + j->group; q++) {
         float *o = w->o + (size_t)q * j->dim;
-        j->g->cpu->vec->merge(&w->total_m[q], &w->total_l[q], w->total + (size_t)q * j->dim,
-                              w->m[q], w->l[q], o, j->dim);
+        if (w->l[q] != 0.0f)            // 0: no page of it came
+            j->g->cpu->vec->merge(&w->total_m[q], &w->total_l[q], w->total + (size_t)q * j->dim,
+                                  w->m[q], w->l[q], o, j->dim);
         reset(&w->m[q], &w->l[q], o, 1, j->dim);
     }
 }
@@ -349,7 +350,8 @@ static void merge_splits(const struct job *j, const struct attn_unit *u, uint32_
     for (uint32_t s = 0; s < u->n_splits; s++) {
         const float *m = first + s * split_floats, *l = m + j->group, *o = l + j->group;
         for (uint32_t h = 0; h < j->group; h++)
-            j->g->cpu->vec->merge(&w->total_m[h], &w->total_l[h], w->total + (size_t)h * j->dim,
+            if (l[h] != 0.0f)           // 0: no page of it came
+                j->g->cpu->vec->merge(&w->total_m[h], &w->total_l[h], w->total + (size_t)h * j->dim,
                                   m[h], l[h], o + (size_t)h * j->dim, j->dim);
     }
     store_output(j, row, 0);

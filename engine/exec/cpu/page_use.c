@@ -62,11 +62,13 @@ int page_use_begin(struct cpu_program *g, struct err *err)
     return r;
 }
 
-// The first who waits says until when all may.
+// The first who waits says until when all may; with all the time there is, each page has its own.
 static uint64_t stall_until(struct cpu_program *g)
 {
     uint64_t until = clock_now_ns(), none = 0;
-    until += MIN(g->batch->stall_ns, LOST_NS);
+    if (g->batch->stall_ns >= LOST_NS)
+        return until + LOST_NS;
+    until += g->batch->stall_ns;
     if (!atomic_compare_exchange_strong(&g->stall_until_ns, &none, until))
         until = none;
     return until;

@@ -218,6 +218,7 @@ static void touch(struct pages *p, uint32_t page)
 static void settle(struct pages *p, uint32_t page, uint32_t slot)
 {
     p->owner[slot] = page;
+    p->entry[page].lost = false;
     touch(p, page);
     atomic_store_explicit(&p->entry[page].place, place_of(slot), memory_order_release);
 }

@@ -3,8 +3,8 @@
 //
 // Without paging a page's place follows from its number. With it each page has an entry, one word:
 // the slot it lies in and how many threads hold it there. Whoever reads a page holds it meanwhile;
-// only what nobody holds, nobody has marked as to stay, and is backed, gives up its slot, roughly
-// the least recently used first. Pages that steps write are never backed, so they stay.
+// only what nobody holds, and is backed, gives up its slot, roughly the least recently used first.
+// Pages that steps write are never backed, so they stay.
 //
 // Thread-safety: pages_hold(), pages_release(), pages_ask() and pages_wait() by any thread of the
 // step; the others by the engine thread between two steps, or inside the disk's poll().
@@ -18,7 +18,7 @@
 
 struct page_entry {
     _Atomic uint64_t place;             // slot + 1 in the upper half, 0: none; holders in the lower
-    _Atomic uint32_t used;              // when it was read last, by pages_clock()
+    _Atomic uint32_t used;              // when it was read last, by pages_tick()
     bool             fetching, lost;    // under the lock
 };
 
