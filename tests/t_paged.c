@@ -109,7 +109,7 @@ TEST(a_session_larger_than_memory)
 TEST(a_disk_that_fails)
 {
     static const struct kv_sim_faults faults[] = {
-        { .read_eio = 2000 }, { .flip = 2000 }, { .delay = 900000 },
+        { .read_eio = 10000 }, { .flip = 10000 }, { .delay = 900000 },
         { .again = 200000, .short_transfer = 200000 }, { .lost = 20000, .misdirected = 20000 },
     };
     uint64_t n_lost = 0;
