@@ -30,15 +30,6 @@ uint list_entry(AttnRow r, Words list, uint kv_head, uint i)
     return i < r.n_sink ? i : r.first + i - r.n_sink;
 }
 
-// A row that chose its blocks reads this one, in this layer: the host cannot know. All that store
-// here store the same. Rows of a tile lie in one block, and the first one tells for all: where it
-// has no list it reads every block up to that one, which the host does know.
-void mark_used(Shorts used, uint block)
-{
-    if (uint64_t(used) != 0)
-        used.v[block] = uint16_t(1);
-}
-
 bool token_visible(AttnRow r, uint pos, uint token)
 {
     return token <= pos && (token >= r.start || token < r.sink);

@@ -49,7 +49,6 @@ layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Un
 layout(push_constant) uniform Push {
     Floats q, dst;          // (rows, stride)
     Addresses page;         // (blocks) of this layer
-    Shorts used;            // (blocks) of this layer, or nowhere
     Words table;
     Units unit;
     Words list;
@@ -117,8 +116,6 @@ void find_blocks(uint known)
     uint64_t head_bytes = kv_slice_bytes(K_TYPE, HEAD_DIM) + kv_slice_bytes(V_TYPE, HEAD_DIM);
     block_start[me] = block * BLOCK_TOKENS;
     block_slice[me] = page.v[known] + kv_head * head_bytes;
-    if (u.attn.list != NO_LIST)
-        mark_used(used, known);
 }
 
 // Token t of the split. What it does not see it does not read either: there may be anything.

@@ -39,7 +39,6 @@ layout(push_constant) uniform Push {
     Words table, list;
     Words2 tile;            // (tiles) first row, number of rows
     Addresses page;         // (blocks) of the layer
-    Shorts used;            // (blocks) of the layer, or nowhere
     uint q_stride, dst_stride;
     float scale, softcap;
 };
@@ -267,7 +266,6 @@ void main()
         o_tile[n] = Sums(0.0);
     uint table0 = row.v[rows.x].table, k_bytes = kv_slice_bytes(K_TYPE, DIM);
     uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM), physical = 0;
-    bool chooses = view.v[rows.x].list != NO_LIST;
     uint64_t slice = 0;
     uint block = lowest_block();
     if (block != NONE) {
@@ -279,8 +277,6 @@ void main()
         bool reads = query.entry == block;
         if (reads)
             advance(kv_head);
-        if (gl_LocalInvocationIndex == 0 && chooses)
-            mark_used(used, physical);
         stage(K_TYPE);
         fetch(slice + k_bytes, V_TYPE);
         multiply_keys();

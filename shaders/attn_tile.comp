@@ -26,7 +26,6 @@ layout(push_constant) uniform Push {
     Words table, list;
     Words2 tile;            // (tiles) first row, number of rows
     Addresses page;         // (blocks) of this layer
-    Shorts used;            // (blocks) of this layer, or nowhere
     uint q_stride, dst_stride;  // floats
     float scale, softcap;
 };
@@ -277,7 +276,6 @@ void main()
     load_queries();
     start_rows();
     uint first_block = row.v[row0].table;
-    bool chooses = attn_row.v[row0].list != NO_LIST;
     uint k_bytes = kv_slice_bytes(K_TYPE, HEAD_DIM);
     uint64_t head_bytes = k_bytes + kv_slice_bytes(V_TYPE, HEAD_DIM);
     vec4 o[V_WIDTH];
@@ -286,8 +284,6 @@ void main()
     for (block = next_block(); block != NONE; block = next_block()) {
         uint held = table.v[first_block + block];
         uint64_t slice = page.v[held] + kv_head * head_bytes;
-        if (me == 0 && chooses)
-            mark_used(used, held);
         start = block * BLOCK_TOKENS;
         score_tokens(slice);
         weigh_tokens();

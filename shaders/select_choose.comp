@@ -18,6 +18,9 @@ layout(push_constant) uniform Push {
     Slices slice;
     Floats4 score;          // (selects of the slice, KV heads, HV, slice.stride)
     Words list;
+    Words table;
+    StepRows row;
+    Shorts used;            // (blocks) of this layer, or nowhere
     uint n_slice;
 };
 
@@ -31,6 +34,16 @@ shared uint above[MASK_WORDS], equal[MASK_WORDS];
 shared uvec2 before[2 * THREADS];
 
 uint me;
+uint first_block;                       // of the row's sequence, in the table
+
+// Entry `at` of the lists: a block that the row reads. The host cannot know which, so a mark tells;
+// all that store there store the same.
+void add_to_list(uint at, uint block)
+{
+    list.v[at] = block;
+    if (uint64_t(used) != 0)
+        used.v[table.v[first_block + block]] = uint16_t(1);
+}
 
 // ---- scores -----------------------------------------------------------------------------------
 
@@ -181,7 +194,7 @@ uvec2 list_chosen(uint at, uint first, uint n, uint known, uint value, uint n_eq
             uint bit = findLSB(bits);
             bool is_above = (high >> bit & 1) != 0;
             if (is_above || rank.y < n_equal)
-                list.v[to + rank.x + min(rank.y, n_equal)] = sink + first + word * 32 + bit;
+                add_to_list(to + rank.x + min(rank.y, n_equal), sink + first + word * 32 + bit);
             rank += is_above ? uvec2(1, 0) : uvec2(0, 1);
         }
     }
@@ -197,13 +210,14 @@ void main()
     me = gl_LocalInvocationIndex;
     Slice s = slice.v[n_slice];
     Select c = select.v[s.first + gl_WorkGroupID.y];
+    first_block = row.v[c.row].table;
     uint kv_head = gl_WorkGroupID.x, n_kv_heads = gl_NumWorkGroups.x;
     uint at = (gl_WorkGroupID.y * n_kv_heads + kv_head) * HV * s.stride;
     uint n_list = c.sink + c.chosen + c.local, to = c.list + kv_head * n_list;
     for (uint i = me; i < c.sink; i += THREADS)
-        list.v[to + i] = i;
+        add_to_list(to + i, i);
     for (uint i = me; i < c.local; i += THREADS)
-        list.v[to + c.sink + c.chosen + i] = c.sink + c.n + i;
+        add_to_list(to + c.sink + c.chosen + i, c.sink + c.n + i);
     if (c.chosen == 0)
         return;
 

@@ -175,7 +175,7 @@ struct score_push {                     // select_score.comp
 };
 
 struct choose_push {                    // select_choose.comp
-    VkDeviceAddress select, slice, score, list;
+    VkDeviceAddress select, slice, score, list, table, row, used;
     uint32_t n_slice;
 };
 
@@ -196,14 +196,17 @@ static void record_score(struct vk_program *g, struct vk_cmd *c, const struct op
                          ARRAY_LEN(uses));
 }
 
-static void record_choose(struct vk_program *g, struct vk_cmd *c, uint32_t i)
+// Marks what rows chose.
+static void record_choose(struct vk_program *g, struct vk_cmd *c, const struct op *op, uint32_t i)
 {
     const struct vk_attn *a = g->attn;
+    const struct vk_use used = vk_kv_used(g, op->layer);
     const struct choose_push push = {
         .select = a->select.addr, .slice = a->slice.addr, .score = a->scores.addr,
-        .list = a->list.addr, .n_slice = i,
+        .list = a->list.addr, .table = g->step.table.addr, .row = g->step.row.addr,
+        .used = used.addr, .n_slice = i,
     };
-    const struct vk_use uses[] = { vk_writes(&a->scores), vk_writes(&a->list) };
+    const struct vk_use uses[] = { vk_writes(&a->scores), vk_writes(&a->list), used };
     size_t at = i * sizeof(struct attn_slice) + offsetof(struct attn_slice, choose);
     vk_dispatch_indirect(c, a->choose, "select_choose", &push, sizeof(push), &a->slice, at, uses,
                          ARRAY_LEN(uses));
@@ -212,13 +215,13 @@ static void record_choose(struct vk_program *g, struct vk_cmd *c, uint32_t i)
 // ---- attention --------------------------------------------------------------------------------
 
 struct gather_push {                    // attn_gather.comp
-    VkDeviceAddress q, dst, page, used, table, unit, list, partial_ml, partial_o, done, act;
+    VkDeviceAddress q, dst, page, table, unit, list, partial_ml, partial_o, done, act;
     uint32_t q_stride, dst_stride, n_heads;
     float    scale, softcap;
 };
 
 struct tile_push {                      // attn_tile.comp, attn_prompt.comp
-    VkDeviceAddress q, dst, row, attn_row, table, list, tile, page, used;
+    VkDeviceAddress q, dst, row, attn_row, table, list, tile, page;
     uint32_t q_stride, dst_stride;
     float    scale, softcap;
 };
@@ -231,11 +234,10 @@ static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct v
 {
     const struct vk_attn *a = g->attn;
     const struct op *op = o->op;
-    const struct vk_use used = vk_kv_used(g, op->layer);
     const struct vk_mem none = {0}, *act = o->next ? &g->act[o->next->act] : &none;
     const struct gather_push push = {
         .q = g->slot[op->src[0]].addr, .dst = g->slot[op->dst[0]].addr,
-        .page = vk_kv_pages(g, op->layer), .used = used.addr, .table = g->step.table.addr,
+        .page = vk_kv_pages(g, op->layer), .table = g->step.table.addr,
         .unit = class->unit.addr, .list = a->list.addr, .partial_ml = a->partial_ml.addr,
         .partial_o = a->partial_o.addr, .done = a->done.addr, .act = act->addr,
         .q_stride = g->stride[op->src[0]], .dst_stride = g->stride[op->dst[0]],
@@ -244,7 +246,7 @@ static void record_gather(struct vk_program *g, struct vk_cmd *c, const struct v
     const struct vk_use uses[] = {
         vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_reads(&a->list),
         vk_writes(&a->partial_ml), vk_writes(&a->partial_o), vk_writes(&a->done),
-        vk_writes(&g->slot[op->dst[0]]), vk_writes(act), used,
+        vk_writes(&g->slot[op->dst[0]]), vk_writes(act),
     };
     vk_dispatch_indirect(c, a->gather, "attn_gather", &push, sizeof(push), &class->groups,
                          offsetof(struct attn_groups, gather), uses, ARRAY_LEN(uses));
@@ -256,18 +258,16 @@ static void record_tile(struct vk_program *g, struct vk_cmd *c, const struct op 
                         const struct attn_class *class)
 {
     const struct vk_attn *a = g->attn;
-    const struct vk_use used = vk_kv_used(g, op->layer);
     const struct tile_push push = {
         .q = g->slot[op->src[0]].addr, .dst = g->slot[op->dst[0]].addr,
         .row = g->step.row.addr, .attn_row = class->row.addr, .table = g->step.table.addr,
         .list = a->list.addr, .tile = class->tile.addr, .page = vk_kv_pages(g, op->layer),
-        .used = used.addr,
         .q_stride = g->stride[op->src[0]], .dst_stride = g->stride[op->dst[0]],
         .scale = op->attn.scale, .softcap = op->attn.softcap,
     };
     const struct vk_use uses[] = {
         vk_reads(&g->slot[op->src[0]]), vk_kv_use(g, op->layer, false), vk_reads(&a->list),
-        vk_writes(&g->slot[op->dst[0]]), used,
+        vk_writes(&g->slot[op->dst[0]]),
     };
     vk_dispatch_indirect(c, a->tile, "attn_tile", &push, sizeof(push), &class->groups,
                          offsetof(struct attn_groups, tile), uses, ARRAY_LEN(uses));
@@ -279,7 +279,7 @@ void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
     const struct attn_class *class = &g->attn->class[o->attn_class];
     for (uint32_t i = 0; class->window == 0 && i < s->attn_slices; i++) {
         record_score(g, c, o->op, i);
-        record_choose(g, c, i);
+        record_choose(g, c, o->op, i);
     }
     if (s->n_prompt)
         record_tile(g, c, o->op, class);

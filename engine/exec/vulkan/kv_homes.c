@@ -1,8 +1,8 @@
 // Where KV pages lie: slots in device memory and in pinned host memory, the table that shaders read
 // them by, which pages a step read, and pages that change places ahead of a step (kv_place.h).
 //
-// Rows that choose their blocks tell which through a word per page on the device; what all other
-// rows read, the host knows. Swaps are commands of their own before the step's on the same queue:
+// Rows that choose their blocks mark them in a word per page on the device; what all other rows
+// read, the host knows. Swaps are commands of their own before the step's on the same queue:
 // nobody waits for them, and the step's command buffer stays as it was recorded.
 #include <errno.h>
 #include <stdlib.h>
