@@ -24,14 +24,20 @@ struct rig {
     uint64_t  stamp;
 };
 
-static void rig_open(struct rig *r, uint32_t n_layers, uint32_t n_blocks, uint32_t n_device,
-                     uint32_t swaps_max)
+static void rig_open_as(struct rig *r, const struct kv_place_params *p)
 {
     struct err err;
     *r = (struct rig){0};
-    REQUIRE_OK(kv_place_init(&r->p, n_layers, n_blocks, n_device, swaps_max, &err), err);
+    REQUIRE_OK(kv_place_init(&r->p, p, &err), err);
     r->slot = calloc(r->p.n_slots, sizeof(uint64_t));
     r->want = calloc(r->p.n_pages, sizeof(uint64_t));
+}
+
+static void rig_open(struct rig *r, uint32_t n_layers, uint32_t n_blocks, uint32_t n_device,
+                     uint32_t swaps_max)
+{
+    const struct kv_place_params p = { n_layers, n_blocks, 0, n_device, swaps_max };
+    rig_open_as(r, &p);
 }
 
 static void rig_close(struct rig *r)
@@ -57,29 +63,45 @@ static void copy(struct rig *r, const struct kv_slot_copy *c, uint32_t n)
     free(held);
 }
 
+// Marks a slot, which nobody else has.
+static void claim(const struct rig *r, uint8_t *taken, uint32_t slot, bool on_device)
+{
+    REQUIRE(slot < r->p.n_slots && !taken[slot] && (slot < r->p.n_device) == on_device);
+    taken[slot] = 1;
+}
+
+static void check_lists(const struct rig *r)
+{
+    const struct kv_place *p = &r->p;
+    uint64_t used = 0;
+    for (unsigned h = 0; h < KV_HOMES; h++) {
+        uint32_t n = h == KV_HOME_DEVICE ? p->n_device : p->n_memory - p->n_device, listed = 0;
+        for (uint32_t i = p->home[h].first; i != KV_PLACE_NONE; i = p->page[i].next, listed++) {
+            REQUIRE(kv_place_on_device(p, i) == (h == KV_HOME_DEVICE));
+            REQUIRE(h != KV_HOME_DEVICE || p->page[i].used >= used);
+            used = p->page[i].used;
+        }
+        REQUIRE_INT(listed + p->n_free[h], n);
+    }
+}
+
 static void check(const struct rig *r)
 {
     const struct kv_place *p = &r->p;
     uint8_t *taken = calloc(p->n_slots, 1);
-    uint32_t on_device = 0, listed = 0;
-    uint64_t used = 0;
     for (uint32_t i = 0; i < p->n_pages; i++) {
-        uint32_t slot = p->page[i].slot;
-        REQUIRE(slot < p->n_slots && !taken[slot]);
-        taken[slot] = 1;
-        on_device += kv_place_on_device(p, i);
-        REQUIRE(!r->want[i] || r->slot[slot] == r->want[i]);
+        if (!kv_place_in_memory(p, i))
+            continue;
+        claim(r, taken, p->page[i].slot, kv_place_on_device(p, i));
+        REQUIRE(!r->want[i] || r->slot[p->page[i].slot] == r->want[i]);
     }
-    for (uint32_t i = 0; i < p->swaps_max; i++) {
-        REQUIRE(p->spare[i] >= p->n_device && p->spare[i] < p->n_slots && !taken[p->spare[i]]);
-        taken[p->spare[i]] = 1;
-    }
-    REQUIRE_INT(on_device, p->n_device);
-    for (uint32_t i = p->first; i != KV_PLACE_NONE; i = p->page[i].next, listed++) {
-        REQUIRE(kv_place_on_device(p, i) && p->page[i].used >= used);
-        used = p->page[i].used;
-    }
-    REQUIRE_INT(listed, p->n_device);
+    for (uint32_t i = 0; i < p->swaps_max; i++)
+        claim(r, taken, p->spare[i], false);
+    for (unsigned h = 0; h < KV_HOMES; h++)
+        for (uint32_t i = 0; i < p->n_free[h]; i++)
+            claim(r, taken, p->free[h][i], h == KV_HOME_DEVICE);
+    REQUIRE(!memchr(taken, 0, p->n_slots));
+    check_lists(r);
     REQUIRE(p->n_out <= p->swaps_max && p->n_in <= p->swaps_max);
     free(taken);
 }
@@ -292,5 +314,147 @@ TEST(all_or_nothing_on_the_device)
     write_step(&r, 0, 20, true);
     REQUIRE_INT(r.p.n_slots, 20);
     REQUIRE_INT(r.p.n_swaps, 0);
+    rig_close(&r);
+}
+
+// ---- paging -----------------------------------------------------------------------------------
+
+// Pages that are not in memory hold nothing, and none did that was not backed.
+static void take_left(struct rig *r)
+{
+    struct kv_place *p = &r->p;
+    while (p->n_left > 0) {
+        uint32_t page = p->left[--p->n_left];
+        REQUIRE(!kv_place_in_memory(p, page) && p->backed[page % p->n_blocks]);
+        REQUIRE(p->page[page].used < p->now);
+    }
+}
+
+// What a backed block holds is on the disk: `want`.
+static bool fetch(struct rig *r, uint32_t page)
+{
+    struct kv_place *p = &r->p;
+    bool is_there = kv_place_in_memory(p, page);
+    bool ok = kv_place_enter(p, page, true);
+    take_left(r);
+    if (!ok && kv_place_rise(p)) {
+        take_left(r);
+        copy(r, p->in, p->n_in);
+        check(r);
+        ok = kv_place_enter(p, page, true);
+        take_left(r);
+        REQUIRE(ok);
+    }
+    if (ok && !is_there) {
+        REQUIRE(!kv_place_on_device(p, page));
+        r->slot[p->page[page].slot] = r->want[page];
+    }
+    if (ok)
+        kv_place_set(p, page);
+    return ok;
+}
+
+// Blocks are written as a whole, and backed or given up afterwards.
+static bool write_block(struct rig *r, uint32_t block)
+{
+    struct kv_place *p = &r->p;
+    bool ok = true;
+    kv_place_begin(p);
+    for (uint32_t page = block; ok && page < p->n_pages; page += p->n_blocks) {
+        ok = kv_place_enter(p, page, false);
+        take_left(r);
+        r->want[page] = 0;
+    }
+    for (uint32_t page = block; ok && page < p->n_pages; page += p->n_blocks)
+        kv_place_write(p, page, true);
+    kv_place_plan(p);
+    if (random_below(8) == 0) {
+        kv_place_undo(p);
+        check(r);
+        return false;
+    }
+    copy(r, p->out, p->n_out);
+    copy(r, p->in, p->n_in);
+    check(r);
+    for (uint32_t page = block; ok && page < p->n_pages; page += p->n_blocks)
+        write(r, page);
+    return ok;
+}
+
+static void give_up(struct rig *r, uint32_t block)
+{
+    r->p.backed[block] = false;
+    for (uint32_t page = block; page < r->p.n_pages; page += r->p.n_blocks) {
+        if (kv_place_in_memory(&r->p, page))
+            kv_place_leave(&r->p, page);
+        r->want[page] = 0;
+    }
+}
+
+static void paged_step(struct rig *r)
+{
+    struct kv_place *p = &r->p;
+    uint32_t block = random_below(p->n_blocks), page = random_below(p->n_pages);
+    give_up(r, block);
+    if (write_block(r, block))
+        p->backed[block] = random_below(4) != 0;
+    else
+        give_up(r, block);
+    check(r);
+    for (uint32_t n = random_below(8); n-- > 0; page = (page + 7) % p->n_pages)
+        if (r->want[page] && p->backed[page % p->n_blocks] && fetch(r, page)) {
+            check(r);
+            kv_place_read(p, page);
+        }
+    if (random_below(4) == 0)
+        kv_place_tick(p);
+}
+
+TEST(pages_come_and_go)
+{
+    uint64_t evictions = 0, moved = 0;
+    for (uint32_t round = 0; round < 60; round++) {
+        struct rig r;
+        struct kv_place_params k = { 1 + random_below(4), 4 + random_below(30) };
+        k.n_memory = k.n_layers * (2 + random_below(k.n_blocks));
+        k.n_device = random_below(k.n_memory);
+        k.swaps_max = random_below(6);
+        rig_open_as(&r, &k);
+        check(&r);
+        for (uint32_t step = 0; step < 300; step++)
+            paged_step(&r);
+        evictions += r.p.evictions;
+        moved += r.p.moved_in;
+        for (uint32_t i = 0; i < k.n_blocks; i++)
+            give_up(&r, i);
+        REQUIRE_INT(r.p.n_free[KV_HOME_DEVICE] + r.p.n_free[KV_HOME_HOST], r.p.n_memory);
+        rig_close(&r);
+    }
+    REQUIRE(evictions > 1000 && moved > 1000);
+}
+
+// The one unused for longest goes, but neither what the step needs nor what is not backed.
+TEST(who_leaves)
+{
+    struct rig r;
+    const struct kv_place_params k = { 1, 10, 4, 0, 0 };
+    rig_open_as(&r, &k);
+    for (uint32_t i = 0; i < 4; i++) {
+        r.p.backed[i] = i != 0;
+        kv_place_begin(&r.p);
+        REQUIRE(kv_place_enter(&r.p, i, true));
+    }
+    REQUIRE(kv_place_enter(&r.p, 5, true));
+    REQUIRE_INT(r.p.n_left, 1);
+    REQUIRE_INT(r.p.left[--r.p.n_left], 1);
+    kv_place_begin(&r.p);
+    kv_place_touch(&r.p, 2);
+    REQUIRE(kv_place_enter(&r.p, 6, true));
+    REQUIRE_INT(r.p.left[--r.p.n_left], 3);
+    REQUIRE(!kv_place_enter(&r.p, 7, true));        // 0 and 5 are not backed
+    kv_place_tick(&r.p);
+    REQUIRE(kv_place_enter(&r.p, 7, true));
+    REQUIRE_INT(r.p.left[--r.p.n_left], 2);
+    REQUIRE(!kv_place_in_memory(&r.p, 2) && kv_place_in_memory(&r.p, 0));
     rig_close(&r);
 }

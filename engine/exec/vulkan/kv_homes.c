@@ -65,8 +65,11 @@ static int alloc_pages(struct vk *vk, struct vk_kv *kv, struct err *err)
     size_t page = kv->layout.page_bytes;
     uint64_t n_device = kv->limited ? kv->device_bytes_max / page : UINT32_MAX;
     uint32_t swaps = (uint32_t)CLAMP(SWAP_BYTES_MAX / page, (size_t)1, (size_t)SWAPS_MAX);
-    int r = kv_place_init(&kv->place, kv->layout.n_layers, kv->n_blocks,
-                          (uint32_t)MIN(n_device, (uint64_t)UINT32_MAX), swaps, err);
+    const struct kv_place_params params = {
+        .n_layers = kv->layout.n_layers, .n_blocks = kv->n_blocks,
+        .n_device = (uint32_t)MIN(n_device, (uint64_t)UINT32_MAX), .swaps_max = swaps,
+    };
+    int r = kv_place_init(&kv->place, &params, err);
     if (r)
         return r;
     const struct kv_place *p = &kv->place;

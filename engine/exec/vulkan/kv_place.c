@@ -1,35 +1,52 @@
 // See kv_place.h. Pages on the device form a list by their last use; every use moves a page to its
-// end, so the list is always sorted and its first page is the only one that need be looked at.
+// end, so the list is always sorted and its first page is the only one that a swap need look at.
 #include "engine/exec/vulkan/kv_place.h"
 #include <errno.h>
 #include <stdlib.h>
 #include "base/base.h"
 
-// ---- the list ---------------------------------------------------------------------------------
+// ---- slots ------------------------------------------------------------------------------------
 
-static void list_remove(struct kv_place *p, uint32_t page)
+static enum kv_home home_of(const struct kv_place *p, uint32_t slot)
+{
+    return slot < p->n_device ? KV_HOME_DEVICE : KV_HOME_HOST;
+}
+
+static void give_slot(struct kv_place *p, uint32_t page, uint32_t slot)
 {
     struct kv_page *x = &p->page[page];
+    struct kv_place_list *l = &p->home[home_of(p, slot)];
+    x->slot = slot;
+    x->prev = l->last;
+    x->next = KV_PLACE_NONE;
+    if (l->last == KV_PLACE_NONE)
+        l->first = page;
+    else
+        p->page[l->last].next = page;
+    l->last = page;
+}
+
+static uint32_t take_slot(struct kv_place *p, uint32_t page)
+{
+    struct kv_page *x = &p->page[page];
+    struct kv_place_list *l = &p->home[home_of(p, x->slot)];
+    uint32_t slot = x->slot;
     if (x->prev == KV_PLACE_NONE)
-        p->first = x->next;
+        l->first = x->next;
     else
         p->page[x->prev].next = x->next;
     if (x->next == KV_PLACE_NONE)
-        p->last = x->prev;
+        l->last = x->prev;
     else
         p->page[x->next].prev = x->prev;
+    x->slot = KV_PLACE_NONE;
+    return slot;
 }
 
-static void list_push(struct kv_place *p, uint32_t page)
+static void free_slot(struct kv_place *p, uint32_t slot)
 {
-    struct kv_page *x = &p->page[page];
-    x->prev = p->last;
-    x->next = KV_PLACE_NONE;
-    if (p->last == KV_PLACE_NONE)
-        p->first = page;
-    else
-        p->page[p->last].next = page;
-    p->last = page;
+    enum kv_home h = home_of(p, slot);
+    p->free[h][p->n_free[h]++] = slot;
 }
 
 // ---- life -------------------------------------------------------------------------------------
@@ -37,6 +54,10 @@ static void list_push(struct kv_place *p, uint32_t page)
 static int alloc(struct kv_place *p)
 {
     size_t swaps = MAX(p->swaps_max, 1u);
+    p->backed = calloc(p->n_blocks, sizeof(*p->backed));
+    p->free[KV_HOME_DEVICE] = calloc(MAX(p->n_device, 1u), sizeof(uint32_t));
+    p->free[KV_HOME_HOST] = calloc(p->n_memory - p->n_device + swaps, sizeof(uint32_t));
+    p->left = calloc(swaps + 1, sizeof(*p->left));
     p->page = calloc(p->n_pages, sizeof(*p->page));
     p->written = calloc(p->n_pages, sizeof(*p->written));
     p->wanted = calloc(p->n_pages, sizeof(*p->wanted));
@@ -44,38 +65,53 @@ static int alloc(struct kv_place *p)
     p->out = calloc(swaps, sizeof(*p->out));
     p->in = calloc(swaps, sizeof(*p->in));
     p->swap = calloc(swaps, sizeof(*p->swap));
-    return p->page && p->written && p->wanted && p->spare && p->out && p->in && p->swap ? 0
-                                                                                       : -ENOMEM;
+    return p->page && p->written && p->wanted && p->spare && p->out && p->in && p->swap &&
+                   p->backed && p->left && p->free[KV_HOME_DEVICE] && p->free[KV_HOME_HOST]
+               ? 0 : -ENOMEM;
 }
 
-int kv_place_init(struct kv_place *ret, uint32_t n_layers, uint32_t n_blocks, uint32_t n_device,
-                  uint32_t swaps_max, struct err *err)
+// Blocks are taken from the first one on: the last ones are the first to give up their places.
+static void place_all(struct kv_place *p, uint32_t n_layers)
 {
-    struct kv_place p = { .n_pages = n_layers * n_blocks, .first = KV_PLACE_NONE,
-                          .last = KV_PLACE_NONE, .now = 1 };
-    assert(n_layers > 0 && n_blocks > 0 && n_blocks < KV_PLACE_NONE / 2 / n_layers);
-    p.n_device = MIN(n_device, p.n_pages);
-    p.swaps_max = MIN(MIN(swaps_max, p.n_device), p.n_pages - p.n_device);
-    p.n_slots = p.n_pages + p.swaps_max;
+    for (uint32_t slot = p->n_pages; slot-- > 0;)
+        give_slot(p, slot % n_layers * p->n_blocks + slot / n_layers, slot);
+}
+
+int kv_place_init(struct kv_place *ret, const struct kv_place_params *params, struct err *err)
+{
+    const struct kv_place_list none = { KV_PLACE_NONE, KV_PLACE_NONE };
+    struct kv_place p = {
+        .n_pages = params->n_layers * params->n_blocks, .n_blocks = params->n_blocks,
+        .home = { none, none }, .now = 1,
+    };
+    assert(p.n_pages > 0 && params->n_blocks < KV_PLACE_NONE / 2 / params->n_layers);
+    p.n_memory = params->n_memory ? MIN(params->n_memory, p.n_pages) : p.n_pages;
+    p.n_device = MIN(params->n_device, p.n_memory);
+    p.swaps_max = MIN(MIN(params->swaps_max, p.n_device), p.n_memory - p.n_device);
+    p.n_slots = p.n_memory + p.swaps_max;
     if (alloc(&p)) {
         kv_place_finish(&p);
-        return err_set(err, -ENOMEM, "no memory for %u KV pages", n_layers * n_blocks);
+        return err_set(err, -ENOMEM, "no memory for %u KV pages",
+                       params->n_layers * params->n_blocks);
     }
-    // Blocks are taken from the first one on: the last ones are the first to give up their places.
-    for (uint32_t slot = p.n_pages; slot-- > 0;) {
-        uint32_t page = slot % n_layers * n_blocks + slot / n_layers;
-        p.page[page] = (struct kv_page){ .slot = slot, .dead = true };
-        if (slot < p.n_device)
-            list_push(&p, page);
-    }
+    for (uint32_t i = 0; i < p.n_pages; i++)
+        p.page[i] = (struct kv_page){ .slot = KV_PLACE_NONE, .dead = true };
     for (uint32_t i = 0; i < p.swaps_max; i++)
-        p.spare[i] = p.n_pages + i;
+        p.spare[i] = p.n_memory + i;
+    if (!params->n_memory)
+        place_all(&p, params->n_layers);
+    for (uint32_t slot = p.n_memory; params->n_memory && slot-- > 0;)
+        free_slot(&p, slot);
     *ret = p;
     return 0;
 }
 
 void kv_place_finish(struct kv_place *p)
 {
+    for (unsigned h = 0; h < KV_HOMES; h++)
+        free(p->free[h]);
+    free(p->backed);
+    free(p->left);
     free(p->page);
     free(p->written);
     free(p->wanted);
@@ -95,10 +131,17 @@ static void use(struct kv_place *p, uint32_t page)
         return;
     x->before = x->used;
     x->used = p->now;
-    if (!kv_place_on_device(p, page))
-        return;
-    list_remove(p, page);
-    list_push(p, page);
+    give_slot(p, page, take_slot(p, page));
+}
+
+void kv_place_touch(struct kv_place *p, uint32_t page)
+{
+    use(p, page);
+}
+
+void kv_place_tick(struct kv_place *p)
+{
+    p->now++;
 }
 
 void kv_place_read(struct kv_place *p, uint32_t page)
@@ -123,14 +166,14 @@ void kv_place_set(struct kv_place *p, uint32_t page)
 
 void kv_place_begin(struct kv_place *p)
 {
-    p->now++;
+    kv_place_tick(p);
     p->n_out = p->n_in = p->n_swaps = p->n_written = p->n_spared = 0;
 }
 
 void kv_place_write(struct kv_place *p, uint32_t page, bool fresh)
 {
     struct kv_page *x = &p->page[page];
-    assert(p->n_written < p->n_pages);
+    assert(p->n_written < p->n_pages && kv_place_in_memory(p, page));
     if (fresh) {
         x->dead = true;
         x->used = 0;
@@ -145,43 +188,64 @@ void kv_place_write(struct kv_place *p, uint32_t page, bool fresh)
 static void swap(struct kv_place *p, uint32_t page, uint32_t victim)
 {
     struct kv_page *x = &p->page[page], *v = &p->page[victim];
-    uint32_t from = x->slot, to = from;
+    uint32_t from = take_slot(p, page), slot = take_slot(p, victim), to = from;
     bool spared = !x->dead && !v->dead;
     if (spared) {
         to = p->spare[p->n_spared];
         p->spare[p->n_spared++] = from;
     }
     if (!v->dead)
-        p->out[p->n_out++] = (struct kv_slot_copy){ v->slot, to };
+        p->out[p->n_out++] = (struct kv_slot_copy){ slot, to };
     if (!x->dead)
-        p->in[p->n_in++] = (struct kv_slot_copy){ from, v->slot };
+        p->in[p->n_in++] = (struct kv_slot_copy){ from, slot };
     p->swap[p->n_swaps++] = (struct kv_swap){ page, victim, spared };
-    list_remove(p, victim);
-    x->slot = v->slot;
-    v->slot = to;
-    list_push(p, page);
+    give_slot(p, page, slot);
+    give_slot(p, victim, to);
 }
 
-// May this page, or one that is as much used, take a place on the device?
-static bool may_swap(const struct kv_place *p, uint32_t page, bool written)
+// Into a free slot of the device. Its own is free from the next step on.
+static void fill(struct kv_place *p, uint32_t page)
 {
-    if (p->n_swaps == p->swaps_max || kv_place_on_device(p, page))
-        return false;
-    const struct kv_page *x = &p->page[page], *v = &p->page[p->first];
-    return v->used < p->now && (written || v->dead || v->used < x->before);
+    uint32_t from = take_slot(p, page);
+    uint32_t to = p->free[KV_HOME_DEVICE][--p->n_free[KV_HOME_DEVICE]];
+    if (!p->page[page].dead)
+        p->in[p->n_in++] = (struct kv_slot_copy){ from, to };
+    p->swap[p->n_swaps++] = (struct kv_swap){ page, KV_PLACE_NONE, false };
+    free_slot(p, from);
+    give_slot(p, page, to);
+}
+
+static bool may_move(const struct kv_place *p, uint32_t page)
+{
+    return p->n_swaps < p->swaps_max && kv_place_in_memory(p, page) &&
+           !kv_place_on_device(p, page);
+}
+
+// This page, or one that is as much used, comes to the device if there is a place for it.
+static void bring(struct kv_place *p, uint32_t page, bool written)
+{
+    if (!may_move(p, page))
+        return;
+    uint32_t victim = p->home[KV_HOME_DEVICE].first;
+    uint64_t before = p->page[page].before;
+    if (p->n_free[KV_HOME_DEVICE] > 0) {
+        use(p, page);
+        fill(p, page);
+        return;
+    }
+    const struct kv_page *v = &p->page[victim];
+    if (v->used < p->now && (written || v->dead || v->used < before)) {
+        use(p, page);
+        swap(p, page, victim);
+    }
 }
 
 void kv_place_plan(struct kv_place *p)
 {
     for (uint32_t i = 0; i < p->n_written; i++)
-        if (may_swap(p, p->written[i], true))
-            swap(p, p->written[i], p->first);
+        bring(p, p->written[i], true);
     for (uint32_t i = 0; i < p->n_wanted; i++)
-        if (may_swap(p, p->wanted[i], false)) {
-            uint32_t victim = p->first;
-            use(p, p->wanted[i]);
-            swap(p, p->wanted[i], victim);
-        }
+        bring(p, p->wanted[i], false);
     for (uint32_t i = 0; i < p->n_written; i++)
         p->page[p->written[i]].dead = false;
     p->n_wanted = 0;
@@ -195,17 +259,78 @@ void kv_place_undo(struct kv_place *p)
     p->moved_in -= p->n_in;
     while (p->n_swaps > 0) {
         const struct kv_swap *s = &p->swap[--p->n_swaps];
-        struct kv_page *x = &p->page[s->page], *v = &p->page[s->victim];
-        uint32_t slot = x->slot;
-        x->slot = v->slot;
-        if (s->spared) {
-            x->slot = p->spare[--p->n_spared];
-            p->spare[p->n_spared] = v->slot;
+        uint32_t slot = take_slot(p, s->page);
+        if (s->victim == KV_PLACE_NONE) {
+            give_slot(p, s->page, p->free[KV_HOME_HOST][--p->n_free[KV_HOME_HOST]]);
+            free_slot(p, slot);
+            continue;
         }
-        list_remove(p, s->page);
-        v->slot = slot;
+        struct kv_page *v = &p->page[s->victim];
+        uint32_t from = take_slot(p, s->victim);
+        if (s->spared) {
+            uint32_t spare = p->spare[--p->n_spared];
+            p->spare[p->n_spared] = from;
+            from = spare;
+        }
+        give_slot(p, s->page, from);
         v->used = v->before = p->now;
-        list_push(p, s->victim);
+        give_slot(p, s->victim, slot);
     }
     p->n_out = p->n_in = 0;
+}
+
+// ---- paging -----------------------------------------------------------------------------------
+
+static uint32_t find_leaver(const struct kv_place *p, enum kv_home home)
+{
+    uint32_t page = p->home[home].first;
+    while (page != KV_PLACE_NONE &&
+           (!p->backed[page % p->n_blocks] || p->page[page].used == p->now))
+        page = p->page[page].next;
+    return page;
+}
+
+static bool evict(struct kv_place *p, enum kv_home home)
+{
+    uint32_t page = find_leaver(p, home);
+    if (page == KV_PLACE_NONE)
+        return false;
+    kv_place_leave(p, page);
+    p->left[p->n_left++] = page;
+    p->evictions++;
+    return true;
+}
+
+void kv_place_leave(struct kv_place *p, uint32_t page)
+{
+    free_slot(p, take_slot(p, page));
+    p->page[page].dead = true;
+}
+
+bool kv_place_enter(struct kv_place *p, uint32_t page, bool host)
+{
+    const uint32_t *n = p->n_free;
+    if (kv_place_in_memory(p, page))
+        return true;
+    bool none = n[KV_HOME_HOST] == 0 && (host || n[KV_HOME_DEVICE] == 0);
+    if (none && !evict(p, KV_HOME_HOST) && (host || !evict(p, KV_HOME_DEVICE)))
+        return false;
+    enum kv_home h = !host && n[KV_HOME_DEVICE] > 0 ? KV_HOME_DEVICE : KV_HOME_HOST;
+    give_slot(p, page, p->free[h][--p->n_free[h]]);
+    use(p, page);
+    return true;
+}
+
+bool kv_place_rise(struct kv_place *p)
+{
+    assert(p->n_left == 0);
+    p->n_out = p->n_in = p->n_swaps = 0;
+    while (p->n_swaps < p->swaps_max && p->home[KV_HOME_HOST].last != KV_PLACE_NONE &&
+           (p->n_free[KV_HOME_DEVICE] > 0 || evict(p, KV_HOME_DEVICE))) {
+        uint32_t page = p->home[KV_HOME_HOST].last;
+        use(p, page);
+        fill(p, page);
+    }
+    p->moved_in += p->n_in;
+    return p->n_swaps > 0;
 }
