@@ -33,6 +33,7 @@ layout(constant_id = 5) const uint V_TYPE = 1;
 layout(constant_id = 6) const uint LANES = 16;          // that share a row of K; divides its chunks
 layout(constant_id = 7) const uint V_BATCH = 16;        // rows of V of an invocation, in flight
 layout(constant_id = 8) const uint SUBGROUPS = 8;
+layout(constant_id = 9) const bool PAGED = false;       // pages at address 0 are skipped
 
 struct Unit {                           // struct attn_unit
     uint row, pos, table;               // table: first of its sequence's blocks
@@ -114,8 +115,10 @@ void find_blocks(uint known)
     if (u.attn.list != NO_LIST || split != u.split)
         known = table.v[u.table + block];
     uint64_t head_bytes = kv_slice_bytes(K_TYPE, HEAD_DIM) + kv_slice_bytes(V_TYPE, HEAD_DIM);
-    block_start[me] = block * BLOCK_TOKENS;
-    block_slice[me] = page.v[known] + kv_head * head_bytes;
+    uint64_t at = page.v[known];
+    block_slice[me] = at + kv_head * head_bytes;
+    if (!PAGED || at != 0)
+        block_start[me] = block * BLOCK_TOKENS;
 }
 
 // Token t of the split. What it does not see it does not read either: there may be anything.

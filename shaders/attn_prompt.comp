@@ -30,6 +30,7 @@ layout(constant_id = 7) const uint TM = 16;         // of a matrix
 layout(constant_id = 8) const uint TN = 16;
 layout(constant_id = 9) const uint TK = 16;
 layout(constant_id = 10) const uint LANES = 32;     // of a subgroup: TK / 8 for each query
+layout(constant_id = 11) const bool PAGED = false;  // pages at address 0 are skipped
 
 layout(push_constant) uniform Push {
     Floats q;               // (rows, q_stride)
@@ -127,6 +128,19 @@ uint lowest_block()
         atomicMin(next_block, b);
     barrier();
     return next_block;
+}
+
+// The next block to read and its page.
+uint next_page(uint table0, uint kv_head, out uint64_t at)
+{
+    for (;;) {
+        uint block = lowest_block();
+        at = block != NONE ? page.v[table.v[table0 + block]] : 0;
+        if (!PAGED || at != 0 || block == NONE)
+            return block;
+        if (query.entry == block)
+            advance(kv_head);
+    }
 }
 
 // A slice's words on their way into shared memory: what this invocation brings.
@@ -265,14 +279,12 @@ void main()
     [[unroll]] for (uint n = 0; n < O_TILES; n++)
         o_tile[n] = Sums(0.0);
     uint table0 = row.v[rows.x].table, k_bytes = kv_slice_bytes(K_TYPE, DIM);
-    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM), physical = 0;
-    uint64_t slice = 0;
-    uint block = lowest_block();
-    if (block != NONE) {
-        physical = table.v[table0 + block];
-        slice = page.v[physical] + kv_head * head_bytes;
+    uint head_bytes = k_bytes + kv_slice_bytes(V_TYPE, DIM);
+    uint64_t slice;
+    uint block = next_page(table0, kv_head, slice);
+    slice += kv_head * head_bytes;
+    if (block != NONE)
         fetch(slice, K_TYPE);
-    }
     while (block != NONE) {
         bool reads = query.entry == block;
         if (reads)
@@ -282,13 +294,11 @@ void main()
         multiply_keys();
         if (soften(block, reads))
             scale_sums();
-        block = lowest_block();
+        block = next_page(table0, kv_head, slice);
+        slice += kv_head * head_bytes;
         stage(V_TYPE);
-        if (block != NONE) {
-            physical = table.v[table0 + block];
-            slice = page.v[physical] + kv_head * head_bytes;
+        if (block != NONE)
             fetch(slice, K_TYPE);
-        }
         multiply_values();
     }
     write_output();

@@ -18,6 +18,7 @@ layout(constant_id = 4) const uint TILE_ROWS = 8;
 layout(constant_id = 5) const uint K_TYPE = 1;
 layout(constant_id = 6) const uint V_TYPE = 1;
 layout(constant_id = 7) const uint LANES = 8;           // that share a row of K
+layout(constant_id = 8) const bool PAGED = false;       // pages at address 0 are skipped
 
 layout(push_constant) uniform Push {
     Floats q, dst;          // (rows, stride)
@@ -242,6 +243,14 @@ void add_values(uint64_t slice, inout vec4 o[V_WIDTH])
     }
 }
 
+// Of nothing at all it is 0: all that a row reads may be elsewhere.
+float inverse_of(float l)
+{
+    if (PAGED && l == 0.0)
+        return 0.0;
+    return attn_inverse(l);
+}
+
 // Two dimensions at a time: the turns added up in order, divided, stored.
 void write_output(vec4 o[V_WIDTH])
 {
@@ -258,7 +267,7 @@ void write_output(vec4 o[V_WIDTH])
                 sum += score[(turn * V_SLOTS + n / 4 * V_CHUNKS + chunk) * 2 + e][n % 4];
             if (r < n_rows && h < n_own)
                 dst.v[(row0 + r) * dst_stride + (head0 + h) * HEAD_DIM + chunk * V_WIDTH + e0 + e] =
-                    sum * attn_inverse(total[n / 4][n % 4]);
+                    sum * inverse_of(total[n / 4][n % 4]);
         }
     }
 }
@@ -282,8 +291,12 @@ void main()
     [[unroll]] for (uint e = 0; e < V_WIDTH; e++)
         o[e] = vec4(0.0);
     for (block = next_block(); block != NONE; block = next_block()) {
-        uint held = table.v[first_block + block];
-        uint64_t slice = page.v[held] + kv_head * head_bytes;
+        uint64_t slice = page.v[table.v[first_block + block]];
+        if (PAGED && slice == 0) {
+            advance_rows();
+            continue;
+        }
+        slice += kv_head * head_bytes;
         start = block * BLOCK_TOKENS;
         score_tokens(slice);
         weigh_tokens();

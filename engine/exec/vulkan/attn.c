@@ -79,13 +79,15 @@ static int make_tile(struct vk_program *g, const struct spread *s, uint32_t v_ch
         a->tile_rows = c.rows;
         const uint32_t spec[] = {
             c.rows * c.heads / c.m.m * c.subgroup, dim, a->group, c.heads, c.rows, k, v, c.m.m,
-            c.m.n, c.m.k, c.subgroup,
+            c.m.n, c.m.k, c.subgroup, vk_is_paged(g),
         };
         return vk_kernel(g->vk, KERNEL_attn_prompt, spec, ARRAY_LEN(spec), &a->tile, err);
     }
     choose_tile(a, dim, v_chunks, s->threads);
     const uint32_t spec[] = {
-        s->threads, dim, a->group, a->tile_heads, a->tile_rows, k, v, s->tile_lanes };
+        s->threads, dim, a->group, a->tile_heads, a->tile_rows, k, v, s->tile_lanes,
+        vk_is_paged(g),
+    };
     return vk_kernel(g->vk, KERNEL_attn_tile, spec, ARRAY_LEN(spec), &a->tile, err);
 }
 
@@ -114,10 +116,17 @@ int attn_make_readers(struct vk_program *g, bool is_wide, struct err *err)
         s.threads *= 2;
     const uint32_t gather[] = {
         s.threads, dim, a->group, a->heads, k, v, gather_lanes(g, s.lanes_max), s.v_batch,
-        s.threads / vk_info(g->vk)->subgroup,
+        s.threads / vk_info(g->vk)->subgroup, vk_is_paged(g),
     };
     int r = vk_kernel(g->vk, KERNEL_attn_gather, gather, ARRAY_LEN(gather), &a->gather, err);
     return r ? r : make_tile(g, &s, v_chunks, err);
+}
+
+int vk_attn_readers(struct vk_program *g, struct err *err)
+{
+    if (g->attn->n_classes == 0)
+        return 0;
+    return attn_make_readers(g, vk_info(g->vk)->subgroup > 8, err);
 }
 
 static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err)
@@ -125,7 +134,7 @@ static int make_kernels(struct vk_program *g, struct vk_attn *a, struct err *err
     uint32_t dim = g->cfg->head_dim;
     const uint32_t score[] = { SCORE_THREADS, dim, a->group };
     const uint32_t choose[] = { CHOOSE_THREADS, a->group };
-    int r = attn_make_readers(g, vk_info(g->vk)->subgroup > 8, err);
+    int r = vk_attn_readers(g, err);
     if (r == 0)
         r = vk_kernel(g->vk, KERNEL_select_score, score, ARRAY_LEN(score), &a->score, err);
     if (r == 0)
@@ -273,7 +282,7 @@ static void record_tile(struct vk_program *g, struct vk_cmd *c, const struct op 
                          offsetof(struct attn_groups, tile), uses, ARRAY_LEN(uses));
 }
 
-void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+void vk_attn_select(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s)
 {
     const struct attn_class *class = &g->attn->class[o->attn_class];
@@ -281,8 +290,21 @@ void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *
         record_score(g, c, o->op, i);
         record_choose(g, c, o->op, i);
     }
+}
+
+void vk_attn_read(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                  const struct shape *s)
+{
+    const struct attn_class *class = &g->attn->class[o->attn_class];
     if (s->n_prompt)
         record_tile(g, c, o->op, class);
     if (s->n_decode)
         record_gather(g, c, o, class);
+}
+
+void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s)
+{
+    vk_attn_select(g, c, o, s);
+    vk_attn_read(g, c, o, s);
 }

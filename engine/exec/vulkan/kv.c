@@ -125,6 +125,14 @@ struct move_push {                      // kv_move.comp
     uint32_t n_blocks, src, dst, page_words, digest_words;
 };
 
+static bool is_in_memory(const struct vk_kv *kv, uint32_t block)
+{
+    bool yes = true;
+    for (uint32_t page = block; page < kv->place.n_pages; page += kv->n_blocks)
+        yes &= kv_place_in_memory(&kv->place, page);
+    return yes;
+}
+
 // Nothing to return a failure through: it means a lost device, and the next step says so.
 static int move(struct vk_program *g, uint32_t dst, uint32_t src)
 {
@@ -141,7 +149,11 @@ static int move(struct vk_program *g, uint32_t dst, uint32_t src)
         DIV_UP(words, KV_MOVE_THREADS * MOVE_WORDS), kv->layout.n_layers, 1 };
     const struct vk_use uses[] = { vk_writes(&kv->page), vk_writes(&kv->staging) };
     assert((src < kv->n_blocks || src == STAGING) && (dst < kv->n_blocks || dst == STAGING));
-    int r = vk_kv_cmd_begin(g, &err);
+    assert(src == STAGING || is_in_memory(kv, src));
+    vk_kv_digests_flush(g);
+    int r = dst == STAGING ? 0 : vk_kv_claim(g, dst, &err);
+    assert(r == 0);                     // else the caller has no room, and has to know
+    r = vk_kv_cmd_begin(g, &err);
     if (r)
         return r;
     vk_dispatch(kv->cmd, kv->move, "kv_move", &push, sizeof(push), n, uses, ARRAY_LEN(uses));

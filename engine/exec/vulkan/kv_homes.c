@@ -4,6 +4,8 @@
 // Rows that choose their blocks mark them in a word per page on the device; what all other rows
 // read, the host knows. Swaps are commands of their own before the step's on the same queue:
 // nobody waits for them, and the step's command buffer stays as it was recorded.
+//
+// With paging (paging.h) there are fewer slots than pages, and a page without one has address 0.
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +16,10 @@
 #define SWAPS_MAX 4096
 #define SWAP_GROUP_WORDS (KV_MOVE_THREADS * 8)  // WORDS of kv_swap.comp an invocation
 #define MARKS 4                             // of a word
+#define PAGED_BLOCKS_MIN 4                  // a cap below these is a mistake
+// What comes from disk comes to the host: so much of what there is room for, and no more than that.
+#define LANDING_SHARE 8
+#define LANDING_BYTES_MAX ((size_t)1 << 30)
 
 struct page_copy { VkDeviceAddress src, dst; };     // kv_swap.comp
 struct swap_push { VkDeviceAddress copy; uint32_t page_words; };
@@ -47,12 +53,22 @@ static void free_slots(struct vk *vk, struct vk_slots *s)
     free(s->slab);
 }
 
-static VkDeviceAddress slot_addr(const struct vk_kv *kv, uint32_t slot)
+struct slot_at { const struct vk_mem *slab; size_t at; };
+
+static struct slot_at find_slot(const struct vk_kv *kv, uint32_t slot)
 {
     bool on_device = slot < kv->place.n_device;
     const struct vk_slots *s = on_device ? &kv->device : &kv->host;
     uint32_t i = on_device ? slot : slot - kv->place.n_device;
-    return s->slab[i / s->per_slab].addr + (size_t)(i % s->per_slab) * kv->layout.page_bytes;
+    return (struct slot_at){ &s->slab[i / s->per_slab], i % s->per_slab * kv->layout.page_bytes };
+}
+
+static VkDeviceAddress slot_addr(const struct vk_kv *kv, uint32_t slot)
+{
+    if (slot == KV_PLACE_NONE)
+        return 0;
+    struct slot_at s = find_slot(kv, slot);
+    return s.slab->addr + s.at;
 }
 
 static void write_page(struct vk_kv *kv, uint32_t page)
@@ -60,16 +76,44 @@ static void write_page(struct vk_kv *kv, uint32_t page)
     ((uint64_t *)kv->page.map)[page] = slot_addr(kv, kv->place.page[page].slot);
 }
 
+void vk_kv_write_page(struct vk_program *g, uint32_t page)
+{
+    write_page(&g->kv, page);
+}
+
+// How many pages may be in memory and how many of them on the device. A device that shares the
+// host's memory has nothing to gain from a home of its own.
+static int count_slots(const struct vk *vk, const struct vk_kv *kv, struct kv_place_params *ret,
+                       struct err *err)
+{
+    const struct vk_info *info = vk_info(vk);
+    size_t page = kv->layout.page_bytes;
+    uint64_t n_device = kv->limited ? kv->device_bytes_max / page : UINT32_MAX;
+    if (kv->disk) {
+        uint64_t n = MIN(kv->memory_bytes_max / page, (uint64_t)kv->n_blocks * ret->n_layers);
+        if (n < (uint64_t)MIN(kv->n_blocks, (uint32_t)PAGED_BLOCKS_MIN) * ret->n_layers)
+            return err_set(err, -EINVAL, "%llu bytes of KV pages are less than %d blocks take",
+                           (unsigned long long)kv->memory_bytes_max, PAGED_BLOCKS_MIN);
+        uint64_t landing = MIN(n / LANDING_SHARE, LANDING_BYTES_MAX / page);
+        ret->n_memory = (uint32_t)n;
+        n_device = MIN(n_device, n - MAX(landing, 1u));
+        if (!kv->limited && (info->software || info->integrated))
+            n_device = 0;
+    }
+    ret->n_device = (uint32_t)MIN(n_device, (uint64_t)UINT32_MAX);
+    return 0;
+}
+
 static int alloc_pages(struct vk *vk, struct vk_kv *kv, struct err *err)
 {
     size_t page = kv->layout.page_bytes;
-    uint64_t n_device = kv->limited ? kv->device_bytes_max / page : UINT32_MAX;
-    uint32_t swaps = (uint32_t)CLAMP(SWAP_BYTES_MAX / page, (size_t)1, (size_t)SWAPS_MAX);
-    const struct kv_place_params params = {
+    struct kv_place_params params = {
         .n_layers = kv->layout.n_layers, .n_blocks = kv->n_blocks,
-        .n_device = (uint32_t)MIN(n_device, (uint64_t)UINT32_MAX), .swaps_max = swaps,
+        .swaps_max = (uint32_t)CLAMP(SWAP_BYTES_MAX / page, (size_t)1, (size_t)SWAPS_MAX),
     };
-    int r = kv_place_init(&kv->place, &params, err);
+    int r = count_slots(vk, kv, &params, err);
+    if (r == 0)
+        r = kv_place_init(&kv->place, &params, err);
     if (r)
         return r;
     const struct kv_place *p = &kv->place;
@@ -88,7 +132,7 @@ static int alloc_used(struct vk *vk, struct vk_kv *kv, struct err *err)
     const struct kv_place *p = &kv->place;
     size_t bytes = ALIGN_UP(p->n_pages, (uint32_t)MARKS) * sizeof(uint16_t);
     size_t copies = MAX(p->swaps_max, 1u) * 2 * sizeof(struct page_copy);
-    if (p->n_device == p->n_pages)
+    if (p->n_device == p->n_pages && !kv->disk)
         return 0;
     int r = vk_alloc(vk, VK_HOME_DEVICE, bytes, &kv->used, err);
     if (r == 0)
@@ -158,24 +202,28 @@ int vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret,
         r = vk_alloc(g->vk, VK_HOME_HOST, kv.layout.block_bytes, &kv.staging, err);
     if (r == 0)
         r = vk_cmd_create(g->vk, &kv.cmd, err);
+    struct vk_kv before = g->kv;
+    g->kv = kv;
+    if (r == 0 && kv.disk)
+        r = vk_paging_init(g, err);
     if (r) {
-        free_memory(g->vk, &kv);
+        free_memory(g->vk, &g->kv);
+        g->kv = before;
         return r;
     }
-    g->kv = kv;
     *ret = kv.layout;
     return 0;
 }
 
-// A step that failed to start may have left swaps running.
-static int wait_for_swaps(struct vk_program *g, struct err *err)
+int vk_kv_idle(struct vk_program *g, struct err *err)
 {
     return vk_wait(g->vk, g->kv.ticket, VK_KV_TIMEOUT_NS, err);
 }
 
 void vk_kv_finish(struct vk_program *g)
 {
-    wait_for_swaps(g, NULL);
+    vk_kv_idle(g, NULL);
+    vk_paging_finish(g);
     free_memory(g->vk, &g->kv);
     g->kv = (struct vk_kv){0};
 }
@@ -186,7 +234,7 @@ void vulkan_kv_homes(const struct program *p, struct kv_homes *ret)
     const struct kv_place *place = &kv->place;
     *ret = (struct kv_homes){
         .page_bytes = kv->layout.page_bytes,
-        .device_pages = place->n_device, .host_pages = place->n_pages - place->n_device,
+        .device_pages = place->n_device, .host_pages = place->n_memory - place->n_device,
         .device_reads = place->reads_device, .host_reads = place->reads_host,
         .moved_in = place->moved_in, .moved_out = place->moved_out,
     };
@@ -207,25 +255,50 @@ void vk_kv_block_set(struct vk_program *g, uint32_t block)
 
 int vk_kv_cmd_begin(struct vk_program *g, struct err *err)
 {
-    int r = wait_for_swaps(g, err);
+    int r = vk_kv_idle(g, err);
     if (r == 0)
         vk_cmd_begin(g->kv.cmd);
     return r;
 }
 
-static void plan_swaps(struct vk_program *g)
+// Who lost its slot to another has address 0 from now on.
+static void write_left(struct vk_kv *kv)
+{
+    while (kv->place.n_left > 0)
+        write_page(kv, kv->place.left[--kv->place.n_left]);
+}
+
+int vk_kv_claim(struct vk_program *g, uint32_t block, struct err *err)
+{
+    struct vk_kv *kv = &g->kv;
+    assert(!kv->disk || !kv->place.backed[block]);
+    for (uint32_t page = block; kv->disk && page < kv->place.n_pages; page += kv->n_blocks) {
+        if (!kv_place_enter(&kv->place, page, false))
+            return err_set(err, -ENOMEM, "no KV page may leave memory for the tokens of a step");
+        write_left(kv);
+        write_page(kv, page);
+    }
+    return 0;
+}
+
+static int plan_swaps(struct vk_program *g, struct err *err)
 {
     struct kv_place *p = &g->kv.place;
     kv_place_begin(p);
     for (uint32_t i = 0; i < g->batch->n_seqs; i++) {
         const struct batch_seq *s = &g->batch->seq[i];
         uint32_t end = DIV_UP(s->pos0 + s->n_rows, KV_BLOCK_TOKENS);
-        for (uint32_t b = s->pos0 / KV_BLOCK_TOKENS; b < end; b++)
+        for (uint32_t b = s->pos0 / KV_BLOCK_TOKENS; b < end; b++) {
+            int r = vk_kv_claim(g, s->block[b], err);
+            if (r)
+                return r;
             for (uint32_t layer = 0; layer < g->kv.layout.n_layers; layer++)
                 kv_place_write(p, layer * g->kv.n_blocks + s->block[b],
                                b * KV_BLOCK_TOKENS >= s->pos0);
+        }
     }
     kv_place_plan(p);
+    return 0;
 }
 
 static void record_copies(struct vk_kv *kv, const char *label, const struct kv_slot_copy *copy,
@@ -256,13 +329,11 @@ static int run_swaps(struct vk_program *g, struct err *err)
     return r ? r : vk_submit(g->vk, kv->cmd, &kv->ticket, err);
 }
 
-int vk_kv_step_begin(struct vk_program *g, struct err *err)
+// What changes places does so by commands; then shaders find it there.
+static int make_swaps(struct vk_program *g, struct err *err)
 {
     struct vk_kv *kv = &g->kv;
     struct kv_place *p = &kv->place;
-    if (!is_tracked(kv))
-        return 0;
-    plan_swaps(g);
     int r = p->n_out + p->n_in > 0 ? run_swaps(g, err) : 0;
     if (r) {
         kv_place_undo(p);
@@ -270,9 +341,39 @@ int vk_kv_step_begin(struct vk_program *g, struct err *err)
     }
     for (uint32_t i = 0; i < p->n_swaps; i++) {
         write_page(kv, p->swap[i].page);
-        write_page(kv, p->swap[i].victim);
+        if (p->swap[i].victim != KV_PLACE_NONE)
+            write_page(kv, p->swap[i].victim);
     }
     return 0;
+}
+
+int vk_kv_step_begin(struct vk_program *g, struct err *err)
+{
+    if (!is_tracked(&g->kv))
+        return 0;
+    vk_kv_digests_flush(g);
+    int r = plan_swaps(g, err);
+    return r ? r : make_swaps(g, err);
+}
+
+// Commands may be on their way that read what is now a free slot.
+void *vk_kv_enter(struct vk_program *g, uint32_t page)
+{
+    struct kv_place *p = &g->kv.place;
+    if (vk_kv_idle(g, NULL))
+        return NULL;
+    bool ok = kv_place_enter(p, page, true);
+    write_left(&g->kv);
+    if (!ok && kv_place_rise(p)) {
+        write_left(&g->kv);
+        ok = make_swaps(g, NULL) == 0 && vk_kv_idle(g, NULL) == 0 &&
+             kv_place_enter(p, page, true);
+        write_left(&g->kv);
+    }
+    if (!ok)
+        return NULL;
+    struct slot_at s = find_slot(&g->kv, p->page[page].slot);
+    return (uint8_t *)s.slab->map + s.at;
 }
 
 // ---- use --------------------------------------------------------------------------------------
@@ -289,6 +390,13 @@ void vk_kv_used_fetch(struct vk_program *g, struct vk_cmd *c)
         vk_copy(c, &g->kv.used_host, 0, &g->kv.used, 0, g->kv.used.bytes);
 }
 
+void vk_kv_used_fetch_layer(struct vk_program *g, struct vk_cmd *c, uint32_t layer)
+{
+    size_t bytes = g->kv.n_blocks * sizeof(uint16_t);
+    size_t from = layer * bytes & ~(size_t)3, to = ALIGN_UP((layer + 1) * bytes, (size_t)4);
+    vk_copy(c, &g->kv.used_host, from, &g->kv.used, from, to - from);
+}
+
 struct vk_use vk_kv_used(const struct vk_program *g, uint32_t layer)
 {
     size_t bytes = g->kv.n_blocks * sizeof(uint16_t);
@@ -297,12 +405,9 @@ struct vk_use vk_kv_used(const struct vk_program *g, uint32_t layer)
     return (struct vk_use){ g->kv.used.addr + layer * bytes, bytes, true };
 }
 
-// Blocks that a sequence's rows read without a choice: [0, n_sink) and [first, end).
-struct reach { uint32_t n_sink, first, end; };
-
-static struct reach reach_of(const struct batch_seq *s, uint32_t window)
+struct kv_reach vk_kv_reach(const struct batch_seq *s, uint32_t window)
 {
-    struct reach r = { .first = UINT32_MAX };
+    struct kv_reach r = { .first = UINT32_MAX };
     for (uint32_t pos = s->pos0; pos < s->pos0 + s->n_rows; pos++) {
         if (attn_view_selects(&s->attn, window, pos))
             continue;
@@ -323,7 +428,7 @@ static void mark(uint16_t *used, const uint32_t *block, uint32_t first, uint32_t
 static void mark_reach(struct vk_program *g, uint16_t *used, const struct batch_seq *s,
                        uint16_t class)
 {
-    struct reach r = reach_of(s, g->attn->class[class].window);
+    struct kv_reach r = vk_kv_reach(s, g->attn->class[class].window);
     for (uint32_t i = 0; r.end > 0 && i < g->plan->n_ops; i++) {
         const struct vk_op *o = &g->op[i];
         if (o->op->kind != OP_ATTN || o->attn_class != class)
@@ -334,15 +439,28 @@ static void mark_reach(struct vk_program *g, uint16_t *used, const struct batch_
     }
 }
 
-static void count_reads(struct kv_place *p, const uint16_t *used)
+uint32_t vk_kv_next_used(const struct vk_program *g, uint32_t page)
 {
-    for (uint32_t i = 0; i < p->n_pages; i += MARKS) {
+    const uint16_t *used = g->kv.used_host.map;
+    uint32_t n = g->kv.place.n_pages;
+    while (page < n && !used[page]) {
         uint64_t word;
-        memcpy(&word, used + i, sizeof(word));
-        for (uint32_t k = i; word && k < MIN(i + MARKS, p->n_pages); k++)
-            if (used[k])
-                kv_place_read(p, k);
+        page++;
+        for (; page % MARKS == 0 && page < n; page += MARKS) {
+            memcpy(&word, used + page, sizeof(word));
+            if (word)
+                break;
+        }
     }
+    return MIN(page, n);
+}
+
+static void count_reads(struct vk_program *g)
+{
+    struct kv_place *p = &g->kv.place;
+    for (uint32_t i = vk_kv_next_used(g, 0); i < p->n_pages; i = vk_kv_next_used(g, i + 1))
+        if (kv_place_in_memory(p, i))
+            kv_place_read(p, i);
 }
 
 void vk_kv_step_end(struct vk_program *g)
@@ -356,5 +474,5 @@ void vk_kv_step_end(struct vk_program *g)
     for (uint32_t i = 0; i < g->batch->n_seqs; i++)
         for (uint32_t c = 0; c < g->attn->n_classes; c++)
             mark_reach(g, used, &g->batch->seq[i], (uint16_t)c);
-    count_reads(&kv->place, used);
+    count_reads(g);
 }

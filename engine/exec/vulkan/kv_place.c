@@ -317,7 +317,6 @@ bool kv_place_enter(struct kv_place *p, uint32_t page, bool host)
         return false;
     enum kv_home h = !host && n[KV_HOME_DEVICE] > 0 ? KV_HOME_DEVICE : KV_HOME_HOST;
     give_slot(p, page, p->free[h][--p->n_free[h]]);
-    use(p, page);
     return true;
 }
 

@@ -158,8 +158,8 @@ static int prepare(struct vk_program *g, struct shape *ret, struct err *err)
 
 // ---- recording --------------------------------------------------------------------------------
 
-static void record_op(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
-                      const struct shape *s)
+void vk_op_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                  const struct shape *s)
 {
     if (vk_op_rows(o, s) == 0)
         return;
@@ -185,7 +185,7 @@ static int record(struct vk_program *g, struct vk_cmd *c, const struct shape *s,
     if (s->attn_slices)
         vk_kv_used_clear(g, c);
     for (uint32_t i = 0; i < g->plan->n_ops; i++)
-        record_op(g, c, &g->op[i], s);
+        vk_op_record(g, c, &g->op[i], s);
     vk_top_record(g, c, s);
     if (s->attn_slices)
         vk_kv_used_fetch(g, c);
@@ -262,7 +262,9 @@ int vulkan_submit(struct program *p, struct batch *b, struct err *err)
         r = take_recorded(g, &shape, &cmd, err);
     if (r == 0)
         r = vk_kv_step_begin(g, err);
-    if (r == 0)
+    if (r == 0 && vk_is_paged(g))
+        r = vk_paged_submit(g, &shape, cmd, err);
+    else if (r == 0)
         r = vk_submit(g->vk, cmd, &g->ticket, err);
     if (r)
         g->batch = NULL;
@@ -273,7 +275,8 @@ int vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err)
 {
     struct vk_program *g = container_of(p, struct vk_program, p);
     assert(g->batch);
-    int r = vk_wait(g->vk, g->ticket, timeout_ns, err);
+    int r = vk_is_paged(g) ? vk_paged_wait(g, timeout_ns, err)
+                           : vk_wait(g->vk, g->ticket, timeout_ns, err);
     if (r == 0) {
         vk_top_take(g);
         vk_kv_step_end(g);

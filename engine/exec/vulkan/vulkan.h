@@ -117,6 +117,8 @@ struct vk_slots {
 struct vk_kv {
     bool             limited;           // by vulkan_kv_limit
     uint64_t         device_bytes_max;
+    struct kv_disk  *disk;              // the engine's; NULL: no paging
+    uint64_t         memory_bytes_max;
     struct kv_layout layout;
     uint32_t         n_blocks;
     struct vk_slots  device, host;
@@ -135,6 +137,7 @@ struct vk_kv {
     struct vk_mem    copies;            // (2 * swaps_max) struct page_copy, upload
 };
 
+struct vk_paging;                       // paging.h
 struct vk_attn;                         // attn.c: classes, units, lists, scratch
 struct vk_top;                          // top.c: rows that stay, what is picked out of them
 
@@ -172,6 +175,7 @@ struct vk_program {
     uint32_t       n_tokens;            // rows of the embedding; 0: the plan has none
 
     struct vk_kv    kv;
+    struct vk_paging *paging;           // NULL: all pages are in memory
     struct vk_attn *attn;
     struct vk_top  *top;                // NULL: there are no logits
     struct step_mem step;
@@ -189,6 +193,11 @@ struct vk_program {
 static inline uint32_t vk_group_heads(const struct vk_program *g)
 {
     return g->cfg->n_heads / g->cfg->n_kv_heads;
+}
+
+static inline bool vk_is_paged(const struct vk_program *g)
+{
+    return g->kv.disk != NULL;
 }
 
 static inline const struct rope_cfg *vk_rope_cfg(const struct vk_program *g, const struct op *op)
@@ -254,6 +263,15 @@ void vulkan_kv_read(struct program *p, uint32_t block, void *dst);
 void vulkan_kv_write(struct program *p, uint32_t block, const void *src);
 // kv_homes.c: where pages lie
 void vulkan_kv_limit(struct program *p, uint64_t device_bytes);
+void vk_kv_write_page(struct vk_program *g, uint32_t page);     // its address, for shaders
+int  vk_kv_idle(struct vk_program *g, struct err *err);         // what kv.cmd did last is done
+// With paging, all pages of a block that is not backed get slots. Returns 0, -ENOMEM.
+int  vk_kv_claim(struct vk_program *g, uint32_t block, struct err *err);
+// The page gets a slot in host memory; where that is, or NULL: there is none to be had.
+void *vk_kv_enter(struct vk_program *g, uint32_t page);
+// Blocks that a sequence's rows read without a choice: [0, n_sink) and [first, end).
+struct kv_reach { uint32_t n_sink, first, end; };
+struct kv_reach vk_kv_reach(const struct batch_seq *s, uint32_t window);
 int  vulkan_kv_alloc(struct program *p, uint32_t n_blocks, struct kv_layout *ret, struct err *err);
 void vulkan_kv_homes(const struct program *p, struct kv_homes *ret);
 void vk_kv_finish(struct vk_program *g);
@@ -268,7 +286,21 @@ void vk_kv_step_end(struct vk_program *g);
 // end; and where a layer's kernels leave it, address 0: nowhere.
 void vk_kv_used_clear(struct vk_program *g, struct vk_cmd *c);
 void vk_kv_used_fetch(struct vk_program *g, struct vk_cmd *c);
+void vk_kv_used_fetch_layer(struct vk_program *g, struct vk_cmd *c, uint32_t layer);
 struct vk_use vk_kv_used(const struct vk_program *g, uint32_t layer);
+uint32_t vk_kv_next_used(const struct vk_program *g, uint32_t page);    // marked, from there on
+// fetch.c: pages that are fetched from disk (paging.h), and the executor's functions for that
+void vulkan_kv_page(struct program *p, struct kv_disk *disk, uint64_t memory_bytes);
+void vulkan_kv_backed(struct program *p, uint32_t block, bool backed);
+void vulkan_kv_write_digests(struct program *p, uint32_t block, const void *digests);
+void vulkan_kv_page_stats(const struct program *p, struct kv_page_stats *ret);
+void vk_kv_digests_flush(struct vk_program *g);     // those on their way are on the device's queue
+int  vk_paging_init(struct vk_program *g, struct err *err);
+void vk_paging_finish(struct vk_program *g);
+// paged.c: a step with paging, which waits for pages when it starts and when it is waited for
+int  vk_paged_submit(struct vk_program *g, const struct shape *s, struct vk_cmd *whole,
+                     struct err *err);
+int  vk_paged_wait(struct vk_program *g, uint64_t timeout_ns, struct err *err);
 // attn.c: ATTN
 int  vk_attn_init(struct vk_program *g, struct err *err);
 // Units and views of the step into upload memory, and the batch's counts of blocks. Memory that has
@@ -277,6 +309,13 @@ int  vk_attn_init(struct vk_program *g, struct err *err);
 int  vk_attn_prepare(struct vk_program *g, struct shape *s, struct err *err);
 void vk_attn_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
                     const struct shape *s);
+// That in two parts: rows choose their blocks; they read them.
+void vk_attn_select(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                    const struct shape *s);
+void vk_attn_read(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                  const struct shape *s);
+// The kernels that read, anew once there is paging.
+int  vk_attn_readers(struct vk_program *g, struct err *err);
 void vk_attn_finish(struct vk_program *g);
 // top.c: what is picked out of rows of logits
 int  vk_top_init(struct vk_program *g, struct err *err);
@@ -302,6 +341,8 @@ static inline int vk_grow(struct vk_program *g, struct vk_mem *m, enum vk_home h
     vk_free(g->vk, m);
     return vk_alloc(g->vk, home, bytes > more ? bytes : more, m, err);
 }
+void vk_op_record(struct vk_program *g, struct vk_cmd *c, const struct vk_op *o,
+                  const struct shape *s);
 uint32_t vk_recorded_barriers(const struct vk_program *g);      // of the last step's, for tests
 int  vulkan_submit(struct program *p, struct batch *b, struct err *err);
 int  vulkan_wait(struct program *p, uint64_t timeout_ns, struct err *err);
