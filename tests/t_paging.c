@@ -5,63 +5,32 @@
 #include <errno.h>
 #include <math.h>
 #include "base/base.h"
+#include "tests/page_disk.h"
 
 TEST_MAIN
 
 #define LAYERS 2
 #define TOKENS KV_BLOCK_TOKENS
 #define BLOCKS 40                       // of the pool
-#define FETCHES 8                       // under way at most
 #define PATIENCE 3
 #define FOREVER_NS (UINT64_C(1) << 62)
 
-// ---- a disk -----------------------------------------------------------------------------------
-
-struct fetch { uint32_t block, layer, polls; };
-
-struct disk {
-    struct kv_disk d;
-    const struct kv_layout *layout;
-    uint8_t *stored;                    // (BLOCKS, block_bytes), owned
-    struct fetch fetch[FETCHES];
-    uint32_t n, polls;                  // under way; polls that a fetch takes
-    uint32_t bad_block;                 // cannot be read
-    uint32_t n_fetched, n_refused;
-};
-
-static bool disk_fetch(struct kv_disk *d, uint32_t block, uint32_t layer, bool prefetch)
-{
-    struct disk *k = container_of(d, struct disk, d);
-    (void)prefetch;
-    if (k->n == FETCHES) {
-        k->n_refused++;
-        return false;
-    }
-    k->fetch[k->n++] = (struct fetch){ block, layer, k->polls };
-    k->n_fetched++;
-    return true;
-}
-
-// Later ones overtake: the last of those that are due is the first to arrive.
-static void disk_poll(struct kv_disk *d)
-{
-    struct disk *k = container_of(d, struct disk, d);
-    for (uint32_t i = k->n; i-- > 0;) {
-        struct fetch f = k->fetch[i];
-        if (f.polls > 0) {
-            k->fetch[i].polls--;
-            continue;
-        }
-        k->fetch[i] = k->fetch[--k->n];
-        const uint8_t *page = k->stored + f.block * k->layout->block_bytes +
-                              kv_page_offset(k->layout, f.layer);
-        d->arrived(d->arrived_ctx, f.block, f.layer, f.block == k->bad_block ? NULL : page);
-    }
-}
-
 // ---- two sides --------------------------------------------------------------------------------
 
-struct side { struct rig r; struct disk disk; bool paged; };
+// A GPU takes attention of a whole layer at once, so that much must fit; the CPU takes it page by
+// page.
+static uint32_t few_blocks(void)
+{
+    return rig_is_cpu() ? 5 : 9;
+}
+
+// Full blocks of a text; software GPUs are slow.
+static uint32_t text_blocks(void)
+{
+    return rig_is_cpu() ? 20 : 14;
+}
+
+struct side { struct rig r; struct page_disk disk; bool paged; };
 
 static void side_open(struct side *s, uint32_t memory_blocks)
 {
@@ -86,8 +55,7 @@ static void side_open(struct side *s, uint32_t memory_blocks)
     if (!r->x->ops->kv_page)
         SKIP("no paging");
     s->paged = memory_blocks > 0;
-    s->disk = (struct disk){ .d = { .fetch = disk_fetch, .poll = disk_poll, .fd = -1 },
-                             .layout = &r->layout, .bad_block = UINT32_MAX };
+    s->disk = page_disk_of(&r->layout);
     struct kv_layout l;
     REQUIRE_OK(kv_layout_init(&l, &r->model.cfg, r->k_type, r->v_type, 0, &err), err);
     if (s->paged)
@@ -121,14 +89,12 @@ static struct batch_seq seq_of(const uint32_t *table, uint32_t pos, uint32_t n,
 // Full blocks are stored as soon as they are.
 static void store_blocks(struct side *s, const uint32_t *table, uint32_t from, uint32_t to)
 {
-    for (uint32_t i = from / TOKENS; s->paged && i < to / TOKENS; i++) {
-        s->r.x->ops->kv_read(s->r.g, table[i],
-                             s->disk.stored + table[i] * s->r.layout.block_bytes);
-        s->r.x->ops->kv_backed(s->r.g, table[i], true);
-    }
+    for (uint32_t i = from / TOKENS; s->paged && i < to / TOKENS; i++)
+        page_disk_store(&s->disk, s->r.g, table[i]);
 }
 
-// Rows [pos, pos + n) again and again until all pages were there. Returns how often they were not.
+// Rows [pos, pos + n) again and again until all pages were there; a single one was generated.
+// Returns how often they were not.
 // What a chunk of a prompt reads may never be in memory together: then it waits in the step.
 static uint32_t run_rows(struct side *s, const struct rows *x, const uint32_t *table, uint32_t pos,
                          uint32_t n, struct attn_policy attn, uint64_t stall_ns, float *a)
@@ -145,7 +111,7 @@ static uint32_t run_rows(struct side *s, const struct rows *x, const uint32_t *t
         REQUIRE_INT(seq.lost, KV_BLOCK_LOST_NONE);
         REQUIRE(seq.faults > 0);
         REQUIRE(missed < PATIENCE);
-        disk_poll(&s->disk.d);
+        page_disk_poll(&s->disk.d);
     }
     s->r.x->ops->slot_read(s->r.g, SLOT_A, 0, n, a);
     store_blocks(s, table, pos, pos + n);
@@ -170,15 +136,15 @@ static uint32_t run_all(struct side *s, struct rows *x, const uint32_t *table, u
 
 // ---- the same bits ----------------------------------------------------------------------------
 
-struct memory_case { uint32_t blocks, chunk, polls; uint64_t stall_ns; };
+struct memory_case { uint32_t blocks /* 0: few */, chunk, polls; uint64_t stall_ns; };
 
 static void check_case(const struct memory_case *c, struct attn_policy attn, struct rows *x,
                        const float *want)
 {
     struct side s;
     struct kv_page_stats st;
-    uint32_t table[BLOCKS];
-    side_open(&s, c->blocks);
+    uint32_t table[BLOCKS], blocks = c->blocks ? c->blocks : few_blocks();
+    side_open(&s, blocks);
     s.disk.polls = c->polls;
     table_fill(table, 3, DIV_UP(x->n, TOKENS));
     uint32_t missed = run_all(&s, x, table, c->chunk, attn, c->stall_ns);
@@ -186,17 +152,17 @@ static void check_case(const struct memory_case *c, struct attn_policy attn, str
     REQUIRE(c->stall_ns == 0 || missed == 0);
     s.r.x->ops->kv_page_stats(s.r.g, &st);
     REQUIRE_INT(st.missed, missed);
-    REQUIRE_INT(st.memory_pages, c->blocks * LAYERS);
+    REQUIRE_INT(st.memory_pages, blocks * LAYERS);
     REQUIRE(st.resident_pages <= st.memory_pages);
     REQUIRE(st.hits > 0);
-    REQUIRE(attn.selector != SELECT_dense || c->blocks == BLOCKS || s.disk.n_fetched > 100);
+    REQUIRE(attn.selector != SELECT_dense || blocks == BLOCKS || s.disk.n_fetched > 20);
     side_close(&s);
 }
 
 TEST(the_same_bits_with_few_pages)
 {
     static const struct memory_case c[] = {
-        { 5, 30, 0, FOREVER_NS }, { 5, 64, 3, FOREVER_NS }, { 12, 100, 1, FOREVER_NS },
+        { 0, 30, 0, FOREVER_NS }, { 0, 64, 3, FOREVER_NS }, { 12, 100, 1, FOREVER_NS },
         { 14, 100, 2, 0 }, { BLOCKS, 100, 2, 0 },
     };
     for (uint32_t p = 0; p < ARRAY_LEN(policy); p++) {
@@ -204,7 +170,7 @@ TEST(the_same_bits_with_few_pages)
         struct rows x;
         uint32_t table[BLOCKS];
         side_open(&all, 0);
-        rows_init(&x, &all.r.plan, 20 * TOKENS + 25);
+        rows_init(&x, &all.r.plan, text_blocks() * TOKENS + 30);
         table_fill(table, 0, DIV_UP(x.n, TOKENS));
         run_all(&all, &x, table, 200, policy[p], 0);
         float *want = malloc(rows_bytes(&x));
@@ -255,7 +221,7 @@ TEST(who_misses_does_not_hold_up_others)
                 REQUIRE(memcmp(a, x[i].a + (size_t)(n[i] - 1) * x[i].width, sizeof a) == 0);
         }
         for (uint32_t i = 0; i < 120; i++)
-            disk_poll(&s.disk.d);
+            page_disk_poll(&s.disk.d);
     } while (seq[1].missed && ++rounds < 50);
     REQUIRE(rounds > 0 && rounds < 10);
     for (uint32_t i = 0; i < SEQS; i++)
@@ -268,9 +234,9 @@ TEST(what_cannot_be_read_is_lost)
     struct side s;
     struct rows x;
     uint32_t table[BLOCKS];
-    side_open(&s, 5);
-    rows_init(&x, &s.r.plan, 20 * TOKENS + 1);
-    table_fill(table, 0, 21);
+    side_open(&s, few_blocks());
+    rows_init(&x, &s.r.plan, text_blocks() * TOKENS + 1);
+    table_fill(table, 0, text_blocks() + 1);
     run_all(&s, &x, table, 64, policy[0], FOREVER_NS);
     s.disk.bad_block = table[7];
     struct batch_seq seq = seq_of(table, x.n - 1, 1, policy[0], true);
@@ -301,7 +267,7 @@ TEST(digests_are_enough_to_begin_with)
     struct side s;
     struct rows x;
     float a[256];
-    uint32_t table[BLOCKS], n_full = 20;
+    uint32_t table[BLOCKS], n_full = text_blocks();
     side_open(&s, 10);
     rows_init(&x, &s.r.plan, n_full * TOKENS + 1);
     table_fill(table, 0, n_full + 1);
@@ -312,8 +278,7 @@ TEST(digests_are_enough_to_begin_with)
     s.r.x->ops->kv_page_stats(s.r.g, &st);
     REQUIRE_INT(st.resident_pages, 0);
     for (uint32_t i = 0; i < n_full; i++)
-        s.r.x->ops->kv_write_digests(s.r.g, table[i],
-                                     s.disk.stored + table[i] * s.r.layout.block_bytes);
+        s.r.x->ops->kv_write_digests(s.r.g, table[i], page_disk_block(&s.disk, table[i]));
     s.disk.n_fetched = 0;
     run_rows(&s, &x, table, x.n - 1, 1, policy[1], FOREVER_NS, a);
     REQUIRE(memcmp(a, x.a + (size_t)(x.n - 1) * x.width, x.width * sizeof *a) == 0);
@@ -325,7 +290,7 @@ TEST(digests_are_enough_to_begin_with)
 TEST(too_little_memory_is_refused)
 {
     struct rig r;
-    struct disk d = { .d = { .fetch = disk_fetch, .poll = disk_poll, .fd = -1 } };
+    struct page_disk d = page_disk_of(NULL);
     struct kv_layout l = { .block_bytes = 7 };
     struct err err = {0};
     rig_init(&r, 2, 2, 64);

@@ -1,10 +1,12 @@
-// Protects KV pages in pinned host memory: whatever part of them may lie on the device, a model
-// gives the very same logits, and its blocks the very same bytes, while pages change places.
+// Protects KV pages in pinned host memory and on disk: whatever part of them may lie on the device,
+// or in memory at all, a model gives the very same logits, and its blocks the very same bytes,
+// while pages change places.
 // TEST_DEVICE names the device.
 #include "tests/rig.h"
 #include <errno.h>
 #include "base/base.h"
 #include "engine/exec/vulkan/vulkan.h"
+#include "tests/page_disk.h"
 #include "tests/vk_pieces.h"
 
 TEST_MAIN
@@ -20,6 +22,7 @@ TEST_MAIN
 #define PROMPT 430                      // tokens; the fork goes on from FORK on
 #define FORK 300
 #define DECODES 40                      // past the end of a block
+#define FOREVER_NS (UINT64_C(1) << 62)
 
 static struct layer_weights layers[LAYERS];
 
@@ -83,6 +86,68 @@ static void rig_open_limited(struct rig *r, uint64_t device_bytes)
     REQUIRE_OK(r->x->ops->kv_alloc(r->g, BLOCKS, &r->layout, &err), err);
 }
 
+// With paging: `disk` has pages that memory has no room for.
+static struct page_disk disk;
+static uint64_t stall_ns;
+
+static void rig_open_paged(struct rig *r, uint32_t memory_pages, uint64_t device_bytes)
+{
+    struct err err;
+    rig_open(r, 0);
+    disk = page_disk_of(&r->layout);
+    r->x->ops->kv_page(r->g, &disk.d, memory_pages * page_bytes(r));
+    if (device_bytes != NO_LIMIT)
+        r->x->ops->kv_limit(r->g, device_bytes);
+    REQUIRE_OK(r->x->ops->kv_alloc(r->g, BLOCKS, &r->layout, &err), err);
+    disk.stored = calloc(BLOCKS, r->layout.block_bytes);
+}
+
+static void rig_close_paged(struct rig *r)
+{
+    rig_close(r);
+    free(disk.stored);
+    disk.stored = NULL;
+}
+
+static bool is_paged(void)
+{
+    return disk.stored != NULL;
+}
+
+static bool any_missed(const struct batch *b)
+{
+    bool any = false;
+    for (uint32_t i = 0; is_paged() && i < b->n_seqs; i++) {
+        any |= b->seq[i].missed;
+        REQUIRE_INT(b->seq[i].lost, KV_BLOCK_LOST_NONE);
+        REQUIRE(!b->seq[i].missed || b->seq[i].faults > 0);
+    }
+    return any;
+}
+
+// With paging: until nobody misses anything; then blocks that got full are stored, but for the one
+// of which the fork takes a copy.
+static void run_step(struct rig *r, struct batch *b)
+{
+    uint32_t runs = 0;
+    b->stall_ns = stall_ns;
+    do {
+        rig_step(r, b);
+        for (uint32_t i = 0; is_paged() && i < 5; i++)
+            page_disk_poll(&disk.d);
+        if (++runs > 20)
+            b->stall_ns = FOREVER_NS;
+        REQUIRE(runs < 40);
+    } while (any_missed(b));
+    for (uint32_t i = 0; is_paged() && i < b->n_seqs; i++) {
+        const struct batch_seq *s = &b->seq[i];
+        uint32_t end = (s->pos0 + s->n_rows) / KV_BLOCK_TOKENS;
+        for (uint32_t k = s->pos0 / KV_BLOCK_TOKENS; k < end; k++)
+            if (k != FORK / KV_BLOCK_TOKENS)
+                page_disk_store(&disk, r->g, s->block[k]);
+    }
+}
+
 // ---- a story ----------------------------------------------------------------------------------
 
 struct story {                          // what came out
@@ -118,7 +183,7 @@ static void prefill(struct rig *r, struct story *s, const uint32_t *table, uint3
         uint32_t out = n - 1;
         struct batch b = { .n_rows = n, .n_seqs = 1, .token = token, .seq = &seq,
                            .n_out = pos + n == PROMPT, .out_row = &out };
-        rig_step(r, &b);
+        run_step(r, &b);
         take(s, &b);
     }
 }
@@ -139,7 +204,7 @@ static void decode(struct rig *r, struct story *s, const uint32_t *table, const 
         };
         struct batch b = { .n_rows = 2, .n_seqs = 2, .token = token, .seq = seq, .n_out = 2,
                            .out_row = out };
-        rig_step(r, &b);
+        run_step(r, &b);
         take(s, &b);
         for (int k = 0; k < 2; k++)
             token[k] = best(b.logits + k * VOCAB);
@@ -160,23 +225,48 @@ static void move_out_and_in(struct rig *r, const uint32_t *table)
     free(b);
 }
 
-static struct story tell(struct rig *r, uint64_t device_bytes, uint32_t chunk,
-                         struct attn_policy attn, struct kv_homes *homes)
+// With paging they come back as what they are on disk: their digests.
+static void forget(struct rig *r, const uint32_t *table)
+{
+    for (uint32_t i = 0; i < 2; i++)
+        r->x->ops->kv_backed(r->g, table[i], false);
+    for (uint32_t i = 0; i < 2; i++)
+        r->x->ops->kv_write_digests(r->g, table[i], page_disk_block(&disk, table[i]));
+}
+
+static struct story tell_all(struct rig *r, uint32_t chunk, struct attn_policy attn,
+                             struct kv_homes *homes)
 {
     struct story s = {0};
     uint32_t table[BLOCKS / 2], fork[BLOCKS / 2];
-    rig_open_limited(r, device_bytes);
     for (uint32_t i = 0; i < BLOCKS / 2; i++) {
         table[i] = i * 7 % BLOCKS;
         fork[i] = i < FORK / KV_BLOCK_TOKENS ? table[i] : (i + BLOCKS / 2) * 7 % BLOCKS;
     }
     prefill(r, &s, table, chunk, attn);
-    move_out_and_in(r, table);
+    if (is_paged())
+        forget(r, table);
+    else
+        move_out_and_in(r, table);
     decode(r, &s, table, fork, attn);
     s.block = calloc(BLOCKS, r->layout.block_bytes);
-    for (uint32_t i = 0; i <= (PROMPT + DECODES - 1) / KV_BLOCK_TOKENS; i++)
-        r->x->ops->kv_read(r->g, table[i], s.block + table[i] * r->layout.block_bytes);
+    for (uint32_t i = 0; i <= (PROMPT + DECODES - 1) / KV_BLOCK_TOKENS; i++) {
+        bool is_last = i == (PROMPT + DECODES) / KV_BLOCK_TOKENS;
+        uint8_t *to = s.block + table[i] * r->layout.block_bytes;
+        if (is_paged() && !is_last && i != FORK / KV_BLOCK_TOKENS)
+            memcpy(to, page_disk_block(&disk, table[i]), r->layout.block_bytes);
+        else
+            r->x->ops->kv_read(r->g, table[i], to);
+    }
     r->x->ops->kv_homes(r->g, homes);
+    return s;
+}
+
+static struct story tell(struct rig *r, uint64_t device_bytes, uint32_t chunk,
+                         struct attn_policy attn, struct kv_homes *homes)
+{
+    rig_open_limited(r, device_bytes);
+    struct story s = tell_all(r, chunk, attn, homes);
     rig_close(r);
     return s;
 }
@@ -271,6 +361,91 @@ TEST(what_rows_choose_comes_to_the_device)
     REQUIRE(h[1].device_reads - h[0].device_reads >= 30 * LAYERS * 3);
     // 4 or 5 blocks of each KV head in layers 0 and 2, 3 of the window in layer 1.
     REQUIRE(h[1].device_reads - h[0].device_reads <= 30 * (2 * 2 * 5 + 3));
+    rig_finish(&r);
+}
+
+// ---- paging -----------------------------------------------------------------------------------
+
+// Pages in memory and of them on the device, polls that a fetch takes, how long a step may wait.
+struct paged_case { uint32_t memory, device, polls; uint64_t stall_ns; };
+
+static void check_paged(struct rig *r, struct attn_policy attn)
+{
+    static const struct paged_case c[] = {
+        { 20, 0, 2, FOREVER_NS }, { 24, 24, 1, FOREVER_NS }, { 30, 12, 3, 0 },
+        { PAGES, PAGES / 2, 0, FOREVER_NS },
+    };
+    struct kv_homes h;
+    struct kv_page_stats st;
+    struct story want = tell(r, NO_LIMIT, PROMPT, attn, &h);
+    for (uint32_t i = 0; i < ARRAY_LEN(c); i++) {
+        rig_open_paged(r, c[i].memory, c[i].device * page_bytes(r));
+        disk.polls = c[i].polls;
+        stall_ns = c[i].stall_ns;
+        struct story got = tell_all(r, 100 + i, attn, &h);
+        require_same(r, &want, &got);
+        r->x->ops->kv_page_stats(r->g, &st);
+        REQUIRE_INT(st.memory_pages, c[i].memory);
+        REQUIRE(st.resident_pages <= st.memory_pages && st.hits > 0 && st.faults > 0);
+        REQUIRE(disk.n_fetched >= st.faults / 2 && (st.evictions > 0) == (c[i].memory < PAGES / 2));
+        // What reads more than memory holds is waited for.
+        REQUIRE((st.missed > 0) == (c[i].stall_ns == 0 && attn.selector == SELECT_topk));
+        REQUIRE(h.device_pages <= c[i].device && h.device_pages + h.host_pages == c[i].memory);
+        REQUIRE((h.moved_in > 0) == (c[i].device > 0));
+        free(got.block);
+        rig_close_paged(r);
+    }
+    free(want.block);
+}
+
+TEST(paged_dense)
+{
+    struct rig r;
+    rig_model(&r, KV_F32, false);
+    check_paged(&r, attn_policy_dense());
+    rig_finish(&r);
+}
+
+TEST(paged_topk)
+{
+    struct rig r;
+    rig_model(&r, KV_F16, true);
+    check_paged(&r, (struct attn_policy){ SELECT_topk, 300, 0, 64 });
+    rig_finish(&r);
+}
+
+// More than memory holds of one layer is refused, and others go well.
+TEST(a_layer_that_does_not_fit)
+{
+    struct rig r;
+    struct err err;
+    uint32_t table[BLOCKS];
+    int32_t token[400] = {0};
+    rig_model(&r, KV_F32, false);
+    rig_open_paged(&r, 4 * LAYERS, 0);
+    stall_ns = FOREVER_NS;
+    for (uint32_t i = 0; i < BLOCKS; i++)
+        table[i] = i;
+    for (uint32_t pos = 0, n = KV_BLOCK_TOKENS; pos < 13 * n; pos += n) {
+        struct batch_seq seq = { .block = table, .n_blocks = BLOCKS, .n_rows = n, .pos0 = pos };
+        struct batch b = { .n_rows = n, .n_seqs = 1, .token = token, .seq = &seq,
+                           .stall_ns = FOREVER_NS };
+        REQUIRE_OK(r.x->ops->submit(r.g, &b, &err), err);
+        int code = r.x->ops->wait(r.g, UINT64_MAX, &err);
+        if (code == 0)
+            page_disk_store(&disk, r.g, table[pos / n]);
+        REQUIRE_INT(code, pos / n < 10 ? 0 : -ENOMEM);
+        if (code)
+            break;
+    }
+    for (uint32_t i = 10; i < BLOCKS; i++)
+        r.x->ops->kv_backed(r.g, i, false);
+    struct batch_seq seq = { .block = table, .n_blocks = 2, .n_rows = 20, .pos0 = 0 };
+    r.x->ops->kv_backed(r.g, 0, false);
+    struct batch b = { .n_rows = 20, .n_seqs = 1, .token = token, .seq = &seq };
+    rig_step(&r, &b);
+    REQUIRE(!seq.missed);
+    rig_close_paged(&r);
     rig_finish(&r);
 }
 
