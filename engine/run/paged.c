@@ -16,7 +16,7 @@
 #define PATIENCE 3                      // void steps; then all wait
 // Blocks of which memory keeps this part for pages that are read, while any can leave it.
 #define CLEAN_PART 4
-#define LOST_MAX 32                    // blocks of a sequence
+#define LOST_MAX 20                    // blocks of a sequence
 #define RETRY_NS NS_PER_S
 #define RETRIES 3
 #define EVICT_BLOCKS 16                 // cached ones given up at a time
