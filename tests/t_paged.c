@@ -70,6 +70,13 @@ static struct engine *open_paged(struct kv_sim *m, uint32_t memory_blocks)
     return e;
 }
 
+static void close_all(struct engine *e, struct kv_sim *m)
+{
+    require_idle(e);
+    engine_close(e);
+    kv_sim_destroy(m);
+}
+
 static struct engine_stats stats_of(struct engine *e)
 {
     struct engine_stats st;
@@ -100,9 +107,7 @@ TEST(a_session_larger_than_memory)
         REQUIRE_INT(st.paging.lost_blocks, 0);
         REQUIRE(kind == WINDOW || st.paging.fetched_pages > 0);
         REQUIRE(got.done.usage.page_faults > 0 || kind == WINDOW);
-        require_idle(e);
-        engine_close(e);
-        kv_sim_destroy(m);
+        close_all(e, m);
     }
 }
 
@@ -118,9 +123,7 @@ TEST(a_disk_that_fails)
         struct engine *e = open_paged(m, 5);
         kv_sim_set_faults(m, &faults[i]);
         require_truth(e, 0, TOPK);
-        require_idle(e);
-        engine_close(e);
-        kv_sim_destroy(m);
+        close_all(e, m);
     }
 }
 
@@ -134,9 +137,7 @@ TEST(a_disk_that_reads_nothing)
     ask(e, &r, &got);
     REQUIRE_INT(got.done.reason, FINISH_ERROR);
     REQUIRE_INT(got.done.err.code, -EIO);
-    require_idle(e);
-    engine_close(e);
-    kv_sim_destroy(m);
+    close_all(e, m);
 }
 
 // ---- several ----------------------------------------------------------------------------------
@@ -158,9 +159,7 @@ TEST(many_under_one_cap)
             TEST_FAIL("text %u: another than alone: %s", i, got.done.err.msg);
     }
     REQUIRE(stats_of(e).paging.fetched_pages > 0);
-    require_idle(e);
-    engine_close(e);
-    kv_sim_destroy(m);
+    close_all(e, m);
 }
 
 // ---- a parked session -------------------------------------------------------------------------
@@ -189,8 +188,7 @@ TEST(a_parked_session_comes_back_by_its_digests)
     REQUIRE(st.store.read_bytes * 20 < st.store.read_blocks * block_bytes);
     REQUIRE(st.paging.fetched_pages > 0);
     drain(e);
-    engine_close(e);
-    kv_sim_destroy(m);
+    close_all(e, m);
 }
 
 // What became damaged while it was parked is computed again.
@@ -208,8 +206,7 @@ TEST(a_parked_session_that_was_damaged)
     struct engine_stats st = stats_of(e);
     REQUIRE(st.paging.lost_blocks + st.store.read_failures > 0);
     drain(e);
-    engine_close(e);
-    kv_sim_destroy(m);
+    close_all(e, m);
 }
 
 // ---- a store that takes nothing any more ------------------------------------------------------
@@ -229,7 +226,5 @@ TEST(a_disk_that_is_full)
     ask(e, &small, &got);
     if (got.done.reason != FINISH_LENGTH)
         TEST_FAIL("what fits ended too: %s", got.done.err.msg);
-    require_idle(e);
-    engine_close(e);
-    kv_sim_destroy(m);
+    close_all(e, m);
 }

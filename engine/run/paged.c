@@ -208,12 +208,13 @@ static void block_gone(void *paged, uint32_t block, const struct hash *key, bool
 
 uint64_t paged_memory_blocks(const struct paged *p) { return p->memory_blocks; }
 
-uint32_t paged_room(void *paged)
+static uint32_t room_of(const struct paged *p)
 {
-    const struct paged *p = paged;
     uint64_t most = p->memory_blocks - MIN(p->n_backed, p->memory_blocks / CLEAN_PART);
     return most > p->n_dirty ? (uint32_t)MIN(most - p->n_dirty, UINT32_MAX) : 0;
 }
+
+uint32_t paged_room(void *paged) { return room_of(paged); }
 
 void paged_write(struct paged *p, uint32_t block)
 {
@@ -250,7 +251,7 @@ bool paged_by_index(const struct paged *p, const struct attn_policy *attn, uint3
     uint32_t pos = n_blocks * KV_BLOCK_TOKENS;
     bool chooses = attn->selector == SELECT_topk &&
                    2 * topk_split_for(attn, pos).chosen < n_blocks;
-    return p && (chooses || n_blocks > paged_room((void *)(uintptr_t)p));
+    return p && (chooses || n_blocks > room_of(p));
 }
 
 // ---- steps ------------------------------------------------------------------------------------
