@@ -18,6 +18,18 @@ static int no_store(struct err *err)
 
 static int unknown(struct err *err) { return err_set(err, -ENOENT, "there is no such session"); }
 
+// What an owner's session is called in the store.
+static int name_of(const struct sessions *s, const struct hash *owner, const char *id,
+                   char name[KV_RECORD_NAME_MAX + 1], struct err *err)
+{
+    if (!s)
+        return no_store(err);
+    if (!session_id_ok(id))
+        return unknown(err);
+    session_name(owner, id, name);
+    return 0;
+}
+
 static int no_memory(struct err *err)
 {
     return err_set(err, -ENOMEM, "no memory for a session");
@@ -166,10 +178,9 @@ static int fork_text(struct sessions *s, struct session *x, const struct hash *o
     char name[KV_RECORD_NAME_MAX + 1];
     struct session_meta p;
     int32_t *text = NULL;
-    if (!session_id_ok(spec->fork_from))
-        return unknown(err);
-    session_name(owner, spec->fork_from, name);
-    int r = session_read(s, name, &p, &text, err);
+    int r = name_of(s, owner, spec->fork_from, name, err);
+    if (r == 0)
+        r = session_read(s, name, &p, &text, err);
     if (r < 0)
         return r;
     x->text = text;
@@ -284,14 +295,12 @@ int engine_session_delete(struct engine *e, const struct hash *owner, const char
 {
     struct sessions *s = e->sessions;
     char name[KV_RECORD_NAME_MAX + 1];
-    if (!s)
-        return no_store(err);
-    if (!session_id_ok(id))
-        return unknown(err);
-    session_name(owner, id, name);
+    int r = name_of(s, owner, id, name, err);
+    if (r < 0)
+        return r;
     pthread_mutex_lock(&s->lock);
     struct session *x = session_find_locked(s, name);
-    int r = !x ? unknown(err) : x->busy ? err_set(err, -EBUSY, "a request runs on the session") : 0;
+    r = !x ? unknown(err) : x->busy ? err_set(err, -EBUSY, "a request runs on the session") : 0;
     if (r < 0) {
         pthread_mutex_unlock(&s->lock);
         return r;
@@ -320,12 +329,9 @@ int engine_session_take(struct engine *e, const struct hash *owner, const char *
 {
     struct sessions *s = e->sessions;
     char name[KV_RECORD_NAME_MAX + 1];
-    int r = 0;
-    if (!s)
-        return no_store(err);
-    if (!session_id_ok(id))
-        return unknown(err);
-    session_name(owner, id, name);
+    int r = name_of(s, owner, id, name, err);
+    if (r < 0)
+        return r;
     pthread_mutex_lock(&s->lock);
     struct session *x = session_find_locked(s, name);
     if (!x) {
